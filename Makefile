@@ -1,0 +1,38 @@
+# `make demo` and `make test` need Python 3.11 and gcc, nothing else; each makes .venv when it is missing.
+#
+# torch: the CPU build. Where pip's default index would give a CUDA build, name PyTorch's CPU index:
+#     make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+
+.PHONY: venv demo test lint clean
+
+$(READY): requirements/cpu.txt requirements/vllm-name/pyproject.toml pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); give one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned CPU stack (about 2 GB) ..."
+	$(PIP) install --no-deps --progress-bar on $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/cpu.txt
+	$(PIP) install --no-deps --no-build-isolation ./requirements/vllm-name
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+venv: $(READY)  ## install everything into .venv
+
+demo: $(READY)  ## serve the bundled target with and without the drafter, and show the difference
+	$(BIN)/vllm-edsd demo
+
+test: $(READY)  ## every test, through a real server too
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .cache build *.egg-info requirements/vllm-name/build requirements/vllm-name/*.egg-info

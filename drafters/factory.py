@@ -1,0 +1,31 @@
+"""Builds a drafter from its configuration or its checkpoint directory."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from vllm_edsd.drafters.config import DrafterConfig
+from vllm_edsd.drafters.core import Drafter, DraftLayer
+from vllm_edsd.drafters.eagle3.core import Eagle3Layer
+from vllm_edsd.drafters.edsd.core import EdsdLayer
+from vllm_edsd.errors import UserError
+
+LAYERS: dict[str, type[DraftLayer]] = {"edsd": EdsdLayer, "eagle3": Eagle3Layer}
+
+
+def build(config: DrafterConfig, draft_ids: torch.Tensor) -> Drafter:
+    """A drafter with fresh weights. Raises UserError for an unknown kind."""
+    if config.drafter not in LAYERS:
+        raise UserError(f"unknown drafter {config.drafter!r}; known: {', '.join(LAYERS)}")
+    return Drafter(config, LAYERS[config.drafter](config), draft_ids)
+
+
+def load(folder: Path) -> Drafter:
+    """The float32 drafter of a checkpoint directory written by `vllm-edsd train`."""
+    config = DrafterConfig.from_hf(json.loads((Path(folder) / "config.json").read_text()))
+    weights = load_file(Path(folder) / "model.safetensors")
+    drafter = build(config, weights["d2t"] + torch.arange(config.draft_vocab_size))
+    drafter.load_state_dict({name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()})
+    return drafter

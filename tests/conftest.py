@@ -1,0 +1,74 @@
+"""A tiny real target and data that it wrote, made once for each test session."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vllm_edsd.training.samples import Sample, write_shard
+
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 128,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 4 layers in float32, sharp enough that greedy continuations vary."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(initializer_range=0.3, **TINY))
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-target"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of greedy answers by the tiny target to random prompts of uneven length."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_target, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    folder = tmp_path_factory.mktemp("data") / "tiny-data"
+    for shard in range(2):
+        samples = []
+        for number in range(12):
+            prompt = torch.randint(2, 128, (1, 5 + 3 * number), generator=generator)
+            text = model.generate(prompt, max_new_tokens=10 + 2 * number, do_sample=False, pad_token_id=1)[0]
+            samples.append(Sample(text.int(), prompt.shape[1], 0.0))
+        write_shard(folder / f"samples-{shard:05d}.safetensors", samples, {"target": "tiny-target"})
+    return folder
+
+
+@pytest.fixture
+def tiny_recipe(tiny_target: Path, tiny_data: Path, tmp_path: Path) -> dict:
+    """The keys of a recipe that trains in a second; change what a test is about."""
+    return {
+        "drafter": "edsd",
+        "target": str(tiny_target),
+        "target_name": "tiny-target",
+        "data": str(tiny_data),
+        "features": str(tmp_path / "features"),
+        "feature_layers": [1, 2, 3],
+        "layers": [2, 3],
+        "draft_vocab_size": 64,
+        "max_depth": 3,
+        "epochs": 4,
+        "batch_tokens": 64,
+        "precision": "float32",
+        "held_out": 4,
+        "evaluate_every": 1000,
+        "checkpoint_every": 5,
+    }

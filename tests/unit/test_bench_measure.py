@@ -1,0 +1,85 @@
+"""Statistics of replies."""
+
+import pytest
+
+from vllm_edsd.bench.load import Reply
+from vllm_edsd.bench.measure import Measurement, Sample, busy_seconds, first_token_seconds, gaps, summary
+from vllm_edsd.engine.counters import SpecCounters
+from vllm_edsd.prompts import Prompt
+
+
+def reply(name, begun, ended, tokens, text="yes", arrivals=(), error=None, category="all"):
+    chunks = tuple(arrivals) or ((ended, tokens),)
+    return Reply(Prompt(id=name, turns=["?"], category=category), text, tokens, begun, ended, chunks, error)
+
+
+def measured(arm, *replies, counters=SpecCounters(), concurrency=1):
+    samples = [Sample(block, (one,), counters) for block, one in enumerate(replies)]
+    return Measurement(arm, concurrency, samples)
+
+
+def test_a_chunk_of_several_tokens_shares_its_gap():
+    chunks = [(1.0, 1), (1.3, 4), (1.5, 5)]
+    found = gaps(reply("a", 0.5, 1.5, 5, arrivals=chunks))
+    assert found == pytest.approx([0.1, 0.1, 0.1, 0.2])
+    assert sum(found) == pytest.approx(0.5)
+    assert first_token_seconds(reply("a", 0.5, 1.5, 5, arrivals=chunks)) == pytest.approx(0.5)
+
+
+def test_busy_time_is_the_union_of_open_requests():
+    assert busy_seconds(
+        [reply("a", 0, 2, 1), reply("b", 1, 3, 1), reply("c", 5, 6, 1), reply("d", 5.2, 5.4, 1)]
+    ) == pytest.approx(4)
+
+
+def test_summary_against_plain_decoding():
+    plain = measured("none", reply("a", 0, 2, 20, "one"), reply("b", 2, 4, 20, "two"))
+    fast = measured(
+        "edsd", reply("a", 0, 1, 20, "one"), reply("b", 2, 3, 30, "TWO"), counters=SpecCounters(5, 25, 10, (4, 3, 2, 1, 0))
+    )
+    row = summary(fast, plain, temperature=0)
+    assert row["output_tokens_per_s"] == pytest.approx(25)
+    assert row["speedup"] == pytest.approx(2.5)
+    assert row["speedup_block_median"] == pytest.approx((2 + 3) / 2)
+    assert row["identical_share"] == 0.5
+    assert row["acceptance_length"] == 3.0
+    assert row["per_position"] == [0.8, 0.6, 0.4, 0.2, 0]
+    assert row["tokens_per_step"] == pytest.approx(50 / 30, abs=1e-4)
+    assert row["categories"]["all"]["acceptance_length"] == 3.0
+
+
+def test_a_slower_arm_shows_it():
+    plain, slow = measured("none", reply("a", 0, 1, 10)), measured("ngram", reply("a", 0, 2, 10))
+    assert summary(slow, plain, 0)["speedup"] == 0.5
+
+
+def test_failed_requests_are_counted_and_not_identical():
+    plain = measured("none", reply("a", 0, 1, 10), reply("b", 1, 2, 10))
+    broken = measured("edsd", reply("a", 0, 1, 10), reply("b", 1, 2, 0, "", error="boom"))
+    row = summary(broken, plain, 0)
+    assert (row["requests"], row["failed_requests"], row["errors"]) == (2, 1, ["boom"])
+    assert row["identical_share"] == 0.5
+    assert row["output_tokens_per_s"] == pytest.approx(5)
+
+
+def test_nothing_answered_gives_no_figure_and_no_error():
+    row = summary(
+        measured("edsd", reply("a", 0, 1, 0, error="boom")), measured("none", reply("a", 0, 1, 0, error="boom")), 0
+    )
+    assert row["output_tokens_per_s"] == 0
+    assert row["speedup"] is None
+    assert row["identical_share"] is None
+    assert row["ttft_ms"] == row["itl_ms"] == {"p50": None, "p99": None}
+
+
+def test_without_none_or_with_sampling_there_is_no_comparison():
+    arm = measured("edsd", reply("a", 0, 1, 10))
+    alone = summary(arm, None, 0)
+    assert alone["speedup"] is alone["identical_share"] is None
+    assert summary(arm, arm, temperature=0.7)["identical_share"] is None
+
+
+def test_categories_only_where_each_sample_is_one_answer():
+    both = (reply("a", 0, 1, 10, category="code"), reply("b", 0, 1, 10, category="story"))
+    assert Measurement("none", 2, [Sample(0, both, SpecCounters())]).categories() == {}
+    assert set(measured("none", *both).categories()) == {"code", "story"}

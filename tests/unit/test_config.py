@@ -1,0 +1,68 @@
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from vllm_edsd.config import ServeConfig, validate
+from vllm_edsd.errors import UserError
+
+
+class Optimizer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    lr: float = Field(default=0.1, gt=0, description="learning rate")
+
+
+class Training(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    steps: int = 10
+    optimizer: Optimizer = Optimizer()
+    stages: list[Optimizer] = Field(default_factory=list)
+
+
+def test_defaults():
+    config = validate(ServeConfig, {"drafter": "x"}, "here")
+    assert (config.num_tokens, config.draft_sample_method) == (5, "greedy")
+
+
+def test_text_from_the_environment_is_read_as_numbers():
+    assert validate(ServeConfig, {"drafter": "x", "num_tokens": "7"}, "here").num_tokens == 7
+
+
+@pytest.mark.parametrize("value", [0, -1, 129, "five", 2.5], ids=str)
+def test_num_tokens_out_of_range_names_field_value_and_meaning(value):
+    with pytest.raises(UserError) as caught:
+        validate(ServeConfig, {"drafter": "x", "num_tokens": value}, "--edsd")
+    told = str(caught.value)
+    assert told.startswith("--edsd: 'num_tokens' (draft tokens per step (K))")
+    assert repr(value) in told
+
+
+def test_wrong_choice_lists_the_choices():
+    with pytest.raises(UserError, match=r"'beam'.*'greedy' or 'probabilistic'"):
+        validate(ServeConfig, {"drafter": "x", "draft_sample_method": "beam"}, "here")
+
+
+def test_unknown_key_lists_the_known_ones_as_the_user_spells_them():
+    with pytest.raises(UserError, match=r"^f\.yaml: unknown key <tokens> \(value 3\); known: <drafter>, <num_tokens>, "):
+        validate(ServeConfig, {"drafter": "x", "tokens": 3}, "f.yaml", lambda key: f"<{key}>")
+
+
+def test_missing_key_is_named():
+    with pytest.raises(UserError, match="'drafter' is missing"):
+        validate(ServeConfig, {}, "here")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"optimizer": {"rate": 1}}, r"unknown key 'optimizer.rate' \(value 1\); known: 'optimizer.lr'"),
+        ({"optimizer": {"lr": 0}}, r"'optimizer.lr' \(learning rate\) cannot be 0"),
+        ({"stages": [{}, {"rate": 1}]}, r"unknown key 'stages.1.rate' \(value 1\); known: 'stages.1.lr'"),
+    ],
+    ids=["unknown", "range", "in-a-list"],
+)
+def test_nested_schemas_tell_the_whole_path(data, told):
+    with pytest.raises(UserError, match=told):
+        validate(Training, data, "here")
+
+
+def test_every_serving_option_is_described():
+    assert all(field.description for field in ServeConfig.model_fields.values())

@@ -1,0 +1,176 @@
+import argparse
+import json
+import os
+from pathlib import Path
+
+import pytest
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from vllm_edsd import flags
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("EDSD_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def parse(make_target):
+    """Parses with vLLM's own parser class, as a subcommand; returns the namespace and what `prepare` was given."""
+    target = make_target()
+
+    def run(*arguments: str) -> tuple[argparse.Namespace, list]:
+        prepared: list = []
+        top = FlexibleArgumentParser(prog="vllm")
+        serve = top.add_subparsers(dest="subparser").add_parser("serve")
+        serve.add_argument("model_tag", nargs="?")
+        serve.add_argument("--model", default="none")
+        serve.add_argument("--model-impl", default="auto")
+        serve.add_argument("--config")
+        serve.add_argument("--speculative-config", type=json.loads, default=None)
+        serve.add_argument("--spec-tokens", type=int, default=None)
+        flags.extend(serve, prepared.append)
+        return top.parse_args(["serve", str(target), *arguments]), prepared
+
+    return run
+
+
+def refusal(parse, capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parse(*arguments)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("vllm serve: error: ") and told.count("\n") == 1, told
+    return told
+
+
+def test_without_flag_nothing_is_left(parse):
+    namespace, prepared = parse()
+    assert namespace.speculative_config is None
+    assert not hasattr(namespace, "edsd")
+    assert prepared == []
+
+
+@pytest.mark.parametrize("order", [0, 1], ids=["name-first", "option-first"])
+def test_name_and_options_merge_in_any_order(order, parse, make_drafter):
+    drafter = make_drafter()
+    parts = [["--edsd", str(drafter)], ["--edsd.num-tokens", "3"]]
+    namespace, prepared = parse(*parts[order], *parts[1 - order])
+    assert namespace.speculative_config == {
+        "method": "eagle3",
+        "model": str(drafter),
+        "num_speculative_tokens": 3,
+        "draft_sample_method": "greedy",
+        "use_local_argmax_reduction": True,
+    }
+    assert not hasattr(namespace, "edsd")
+    assert prepared[0].hidden_size == 64
+
+
+@pytest.mark.parametrize("spelling", ["--edsd.num_tokens=4", "--edsd.num-tokens=4"])
+def test_dashes_and_underscores_are_the_same(spelling, parse, make_drafter):
+    assert parse(f"--edsd={make_drafter()}", spelling)[0].speculative_config["num_speculative_tokens"] == 4
+
+
+def test_json_object_sets_everything(parse, make_drafter):
+    given = json.dumps({"drafter": str(make_drafter()), "draft-sample-method": "probabilistic"})
+    found = parse("--edsd", given)[0].speculative_config
+    assert found["draft_sample_method"] == "probabilistic"
+    # vLLM refuses the two together: sampling needs the logits that the reduction does not make.
+    assert found["use_local_argmax_reduction"] is False
+
+
+def test_vllm_config_file_works(parse, make_drafter, tmp_path: Path):
+    (tmp_path / "serve.yaml").write_text(json.dumps({"edsd": {"drafter": str(make_drafter()), "num_tokens": 6}}))
+    assert parse("--config", str(tmp_path / "serve.yaml"))[0].speculative_config["num_speculative_tokens"] == 6
+
+
+def test_environment_alone_turns_it_on(parse, make_drafter, monkeypatch):
+    monkeypatch.setenv("EDSD_DRAFTER", str(make_drafter()))
+    monkeypatch.setenv("EDSD_NUM_TOKENS", "2")
+    assert parse()[0].speculative_config["num_speculative_tokens"] == 2
+
+
+def test_flag_wins_over_environment(parse, make_drafter, monkeypatch):
+    monkeypatch.setenv("EDSD_DRAFTER", "nothing-there")
+    monkeypatch.setenv("EDSD_NUM_TOKENS", "2")
+    drafter = make_drafter()
+    found = parse("--edsd", str(drafter), "--edsd.num-tokens", "4")[0].speculative_config
+    assert (found["model"], found["num_speculative_tokens"]) == (str(drafter), 4)
+
+
+def test_options_in_the_environment_without_a_drafter_change_nothing(parse, monkeypatch):
+    monkeypatch.setenv("EDSD_NUM_TOKENS", "2")
+    # What Kubernetes sets in every pod beside a service that is called edsd.
+    monkeypatch.setenv("EDSD_SERVICE_HOST", "10.0.0.1")
+    assert parse()[0].speculative_config is None
+
+
+def test_defaults_do_not_depend_on_the_environment(make_drafter, monkeypatch):
+    monkeypatch.setenv("EDSD_DRAFTER", str(make_drafter()))
+    parser = FlexibleArgumentParser()
+    parser.add_argument("--speculative-config", default=None)
+    flags.extend(parser, lambda target: None)
+    assert parser.parse_args([]).speculative_config is None
+
+
+def test_transformers_backend_is_not_judged_by_the_native_class(parse, make_drafter):
+    assert parse("--edsd", str(make_drafter()), "--model-impl", "transformers")[1] == [None]
+
+
+def test_unknown_option_lists_the_known(parse, make_drafter, capsys):
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()), "--edsd.tokens", "3")
+    assert "unknown key --edsd.tokens (value 3); known: --edsd, --edsd.num-tokens, --edsd.draft-sample-method" in told
+
+
+def test_out_of_range_names_the_flag(parse, make_drafter, capsys):
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()), "--edsd.num-tokens", "0")
+    assert "--edsd.num-tokens (draft tokens per step (K)) cannot be 0" in told
+
+
+def test_out_of_range_names_the_variable(parse, make_drafter, monkeypatch, capsys):
+    monkeypatch.setenv("EDSD_NUM_TOKENS", "0")
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()))
+    assert "EDSD_NUM_TOKENS (draft tokens per step (K)) cannot be '0'" in told
+
+
+RIVALS = [["--speculative-config", '{"method": "ngram"}'], ["--spec-tokens", "2"]]
+
+
+@pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival[0])
+def test_rival_configuration_is_refused(rival, parse, make_drafter, capsys):
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()), *rival)
+    assert f"--edsd and {rival[0]}" in told and "give one of them" in told
+
+
+def test_option_without_drafter_says_what_to_add(parse, capsys):
+    assert "--edsd.num-tokens needs a drafter; add --edsd DRAFTER or set EDSD_DRAFTER" in refusal(
+        parse, capsys, "--edsd.num-tokens", "3"
+    )
+
+
+def test_broken_json_is_refused(parse, capsys):
+    assert "is not valid JSON" in refusal(parse, capsys, "--edsd", '{"drafter": ')
+
+
+def test_absent_and_misfit_drafters_are_refused(parse, make_drafter, capsys):
+    assert "drafter 'nothing-there' is neither" in refusal(parse, capsys, "--edsd", "nothing-there")
+    misfit = make_drafter(vocab_size=300)
+    assert "vocab_size 300" in refusal(parse, capsys, "--edsd", str(misfit))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "expected"),
+    [
+        (["serve", "m"], {}, False),
+        (["serve", "m", "--edsd", "x"], {}, True),
+        (["serve", "m", "--edsd=x"], {}, True),
+        (["serve", "m", "--edsd.num-tokens", "3"], {}, True),
+        (["serve", "m", "--edsdx"], {}, False),
+        (["serve", "m"], {"EDSD_DRAFTER": "x"}, True),
+        (["serve", "m"], {"EDSD_DRAFTER": "", "EDSD_NUM_TOKENS": "3"}, False),
+    ],
+)
+def test_asked_for(arguments, environ, expected):
+    assert flags.asked_for(arguments, environ) is expected

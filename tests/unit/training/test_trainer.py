@@ -1,0 +1,105 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from vllm_edsd.drafters import factory
+from vllm_edsd.errors import UserError
+from vllm_edsd.training.recipe import Recipe
+from vllm_edsd.training.trainer import Trainer
+
+
+def quiet(*_):
+    pass
+
+
+def train(recipe, out):
+    trainer = Trainer(Recipe(**recipe), out, quiet, quiet)
+    return trainer, trainer.run(quiet)
+
+
+def test_learns_and_exports_what_it_evaluated(tiny_recipe, tmp_path):
+    trainer = Trainer(Recipe(**tiny_recipe | {"epochs": 40, "batch_tokens": 256}), tmp_path / "out", quiet, quiet)
+    before = trainer.evaluate()
+    after = trainer.run(quiet)
+    assert after.loss < before.loss - 0.2
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["held_out"]["acceptance_length"] == after.acceptance_length
+    assert provenance["data"]["fingerprint"].startswith("sha256:") and provenance["seed"] == 0
+    # The exported weights read unscaled hidden states: loaded back, without the trainer's scale, they say the same.
+    exported = factory.load(tmp_path / "out")
+    trainer.scale = torch.ones_like(trainer.scale)
+    trainer.drafter = exported
+    assert trainer.evaluate().loss == pytest.approx(after.loss, abs=0.03)
+
+
+def test_a_killed_run_ends_with_the_same_weights(tiny_recipe, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe | {"epochs": 12}))
+
+    def command(out):
+        return [sys.executable, "-m", "vllm_edsd.cli.main", "train", str(recipe), "--out", str(tmp_path / out)]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    checkpoint = tmp_path / "killed.checkpoint.safetensors"
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed").exists(), "the run was over before it could be killed"
+    resumed = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
+    assert "resuming after step" in resumed.stderr
+    whole, killed = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    exact = [load_file(tmp_path / f"{out}.checkpoint.safetensors") for out in ("whole", "killed")]
+    assert all(torch.equal(exact[0][name], exact[1][name]) for name in exact[0])
+
+
+def test_resume_refuses_another_recipe(tiny_recipe, tmp_path):
+    train(tiny_recipe, tmp_path / "out")
+    with pytest.raises(UserError, match=r"learning_rate = 0.001, now 0.002"):
+        train(tiny_recipe | {"learning_rate": 0.002}, tmp_path / "out")
+
+
+def test_resume_refuses_a_damaged_checkpoint(tiny_recipe, tmp_path):
+    train(tiny_recipe, tmp_path / "out")
+    checkpoint = tmp_path / "out.checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        train(tiny_recipe, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": [2, 4], "feature_layers": [2, 4]}, "layer 4 is out of range"),
+        ({"layers": [0, 3]}, "not in feature_layers"),
+        ({"draft_vocab_size": 129}, "exceeds the target's vocabulary of 128"),
+        ({"held_out": 24}, "held_out 24 needs more"),
+    ],
+)
+def test_impossible_recipes_are_refused(change, message, tiny_recipe, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(tiny_recipe | change, tmp_path / "out")
+
+
+def test_a_full_disk_leaves_nothing_behind(tiny_recipe, tmp_path, monkeypatch):
+    from vllm_edsd.training import checkpoint
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match=r"out\.checkpoint\.safetensors: No space left on device"):
+        train(tiny_recipe, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []

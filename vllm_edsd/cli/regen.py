@@ -1,0 +1,80 @@
+"""`vllm-edsd regen`: the target's own answers to prompts, as training data."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vllm_edsd.errors import UserError
+from vllm_edsd.prompts import read_prompts
+from vllm_edsd.training.regen import RegenOptions, regenerate
+
+
+def regen(
+    target: Annotated[Path, typer.Argument(help="Directory of the target's Hugging Face checkpoint.")],
+    prompts: Annotated[Path, typer.Option(help="Prompts: JSON lines with `id` and `turns`, gzipped or not.")],
+    out: Annotated[Path, typer.Option(help="Directory for the shards; run again with the same options to resume.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Stop after so many response tokens.")] = 1_000_000,
+    temperature: Annotated[
+        list[float], typer.Option(min=0, help="Repeat for several: prompts take them in turn. 0 is greedy.")
+    ] = [0.0, 0.0, 0.8],  # noqa: B006 - typer reads it, nothing writes to it
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 256,
+    max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Longer prompts are left out.")] = 768,
+    shard_size: Annotated[int, typer.Option(min=1, help="Prompts in a shard, the unit of resuming.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts' order and of the sampling.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Of the target in vLLM: bfloat16 or float32.")] = "bfloat16",
+    part: Annotated[str, typer.Option(help="i/n: make the i-th of every n shards; n processes share --out and --tokens.")] = "1/1",
+) -> None:
+    """Regenerate responses with the target through vLLM, with its own chat template."""
+    mine, parts = _part(part)
+    if not (target / "config.json").is_file():
+        raise UserError(f"target {target} has no config.json; make one with: vllm-edsd target smollm2 --out {target}")
+    chosen = read_prompts(prompts)
+    _preload_and_restart()
+    from vllm_edsd.engine.offline import OfflineTarget
+
+    engine = OfflineTarget(target, dtype, max_prompt_tokens + max_tokens, max_tokens, seed + mine - 1)
+    options = RegenOptions(target.name, tuple(temperature), max_tokens, max_prompt_tokens, shard_size, seed)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("response tokens", total=-(-tokens // parts), rate="")
+
+        def report(count: int, samples: int) -> None:
+            progress.advance(task, count)
+            speed = progress.tasks[task].speed
+            progress.update(task, rate=f"{speed:.0f} tok/s" if speed else "")
+
+        written = regenerate(
+            chosen, engine.render, engine.decode, engine.generate, options, out, -(-tokens // parts), report, (mine, parts)
+        )
+    print(f"{out}: {written} response tokens in part {part}")
+
+
+def _part(part: str) -> tuple[int, int]:
+    left, _, right = part.partition("/")
+    if not (left.isdigit() and right.isdigit() and 1 <= int(left) <= int(right)):
+        raise UserError(f"--part {part!r} is not i/n with 1 <= i <= n; give for example 1/2")
+    return int(left), int(right)
+
+
+def _preload_and_restart() -> None:
+    """On CPU, starts this command again with the allocators that vLLM wants: they load only with the process."""
+    import torch
+
+    if torch.cuda.is_available() or sys.argv[0].endswith(".py"):
+        return
+    from vllm_edsd.engine.cpu import cpu_environment
+
+    environment = cpu_environment(os.environ)
+    if environment != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, "-m", "vllm_edsd.cli.main", *sys.argv[1:]], environment)

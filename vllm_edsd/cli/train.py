@@ -1,0 +1,74 @@
+"""`vllm-edsd train`: a drafter from one recipe file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from vllm_edsd.config import validate
+from vllm_edsd.errors import UserError
+from vllm_edsd.training.evaluation import Evaluation
+from vllm_edsd.training.recipe import Recipe
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file; see drafters/edsd/smollm2.yaml.")],
+    out: Annotated[Path, typer.Option(help="Directory to export the drafter to; its checkpoint is kept beside it.")],
+) -> None:
+    """Train a drafter and export a directory that vLLM loads; run again to resume from the last checkpoint."""
+    chosen = read_recipe(recipe)
+    from vllm_edsd.training.trainer import Progress, Trainer
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        states = bar.add_task("hidden states", total=None, note="")
+        trainer = Trainer(
+            chosen, out, console.print, lambda count, total: bar.update(states, advance=count, total=total)
+        )
+        bar.remove_task(states)
+        steps = bar.add_task("training", total=len(trainer.batches), completed=trainer.step, note="")
+        tokens = 0
+
+        def shown(progress: Progress) -> None:
+            nonlocal tokens
+            tokens += progress.tokens
+            depths = " ".join(f"{share:.2f}" for share in progress.acceptance)
+            seconds = max(trainer.seconds, 1e-9)
+            bar.update(
+                steps, completed=progress.step, note=f"loss {progress.loss:.3f}  trained {depths}  {tokens / seconds:.0f} tok/s"
+            )
+            if progress.evaluation:
+                console.print(f"step {progress.step}: {_line(progress.evaluation)}")
+
+        final = trainer.run(shown)
+    console.print(f"wrote {out}: {_line(final)}")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Raises UserError for a missing or malformed file, an unknown key or a value out of range."""
+    if not path.is_file():
+        raise UserError(f"recipe {path} does not exist; give a YAML file such as drafters/edsd/smollm2.yaml")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"recipe {path} holds a {type(data).__name__}, not keys and values; see drafters/edsd/smollm2.yaml")
+    return validate(Recipe, data, str(path))
+
+
+def _line(evaluation: Evaluation) -> str:
+    positions = " ".join(f"{share:.3f}" for share in evaluation.per_position)
+    return f"held-out acceptance length {evaluation.acceptance_length:.3f}, per position {positions}, loss {evaluation.loss:.3f}"

@@ -1,0 +1,62 @@
+"""What a user can set when serving, as one validated schema, and how any schema's errors are told."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vllm_edsd.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ServeConfig(BaseModel):
+    """The options of `vllm serve --edsd`, of `vllm_edsd.options()` and of the EDSD_* environment variables."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    drafter: str = Field(min_length=1, description="name of a bundled drafter, or path of a drafter's directory")
+    # vLLM's rejection sampler asserts at most 128 draft tokens for a request.
+    num_tokens: int = Field(default=5, ge=1, le=128, description="draft tokens per step (K)")
+    draft_sample_method: Literal["greedy", "probabilistic"] = Field(
+        default="greedy",
+        description="how the drafter picks its tokens: its likeliest one, or a sample at the request's temperature",
+    )
+
+
+def validate(model: type[Model], data: Mapping[str, Any], place: str, spell: Callable[[str], str] = repr) -> Model:
+    """An instance of `model` from `data`.
+
+    `place` says where the data came from (a flag, a file); `spell` writes a key as its user wrote it. Raises UserError with
+    the first wrong key, its value, and the keys or values that are valid.
+    """
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{place}: {_tell(model, first, spell)}") from None
+
+
+def _tell(model: type[BaseModel], error: Any, spell: Callable[[str], str]) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = spell(".".join(path)) if path else "the value"
+    fields = _fields(model, path[:-1])
+    prefix = ".".join(path[:-1])
+    known = ", ".join(spell(f"{prefix}.{name}" if prefix else name) for name in fields)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key} (value {error['input']!r}); known: {known}"
+    if error["type"] == "missing":
+        return f"{key} is missing; known: {known}"
+    field = fields.get(path[-1]) if path else None
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    return f"{key}{meaning} cannot be {error['input']!r}: {error['msg']}"
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> dict[str, Any]:
+    """The fields of the schema nested in `model` at `path`; parts that are no field (list positions) are passed over."""
+    for part in path:
+        field = model.model_fields.get(part)
+        kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        model = nested[0] if nested else model
+    return model.model_fields

@@ -1,0 +1,109 @@
+"""Where we touch vLLM, whether those places look as we expect, and the touching itself."""
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
+from typing import Any
+
+from vllm_edsd import compat
+
+REGISTRY = "vllm.model_executor.models.registry"
+EAGLE3 = "vllm.model_executor.models.llama_eagle3"
+# Tells `install()` in the engine's processes, which inherit it, that --edsd is in use.
+ACTIVE = "VLLM_EDSD_ACTIVE"
+DRAFT_MODELS = {"Eagle3EdsdModel": "vllm_edsd.drafters.edsd.vllm_model:Eagle3EdsdModel"}
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A function of vLLM's with the parameters, or a configuration class with the fields, that we rely on."""
+
+    module: str
+    name: str
+    expected: tuple[str, ...]
+
+    def problem(self) -> str | None:
+        """What is different from our expectation; None when nothing is."""
+        try:
+            place = attrgetter(self.name)(importlib.import_module(self.module))
+        except (ImportError, AttributeError) as error:
+            return f"not found ({error})"
+        if is_dataclass(place):
+            missing = set(self.expected) - {field.name for field in fields(place)}
+            return f"has no field {', '.join(sorted(missing))}" if missing else None
+        return compat.signature_problem(place, self.expected)
+
+
+# Checked whenever vLLM starts, so nothing here may import more than vLLM does at that point anyway.
+REGISTER = (Hook(REGISTRY, "_ModelRegistry.register_model", ("self", "model_arch", "model_cls")),)
+# Checked once --edsd is used.
+SERVE = (
+    *REGISTER,
+    Hook("vllm.engine.arg_utils", "EngineArgs.add_cli_args", ("parser",)),
+    Hook("vllm.engine.arg_utils", "EngineArgs", ("speculative_config",)),
+    Hook(
+        "vllm.config.speculative",
+        "SpeculativeConfig",
+        ("method", "model", "num_speculative_tokens", "draft_sample_method", "use_local_argmax_reduction"),
+    ),
+    Hook("vllm.model_executor.models.interfaces", "supports_eagle3", ("model",)),
+    Hook(EAGLE3, "Eagle3LlamaForCausalLM.__init__", ("self", "vllm_config", "prefix")),
+    Hook(EAGLE3, "Eagle3LlamaForCausalLM.combine_hidden_states", ("self", "hidden_states")),
+    Hook(EAGLE3, "Eagle3LlamaForCausalLM.compute_logits", ("self", "hidden_states")),
+    Hook(EAGLE3, "Eagle3LlamaForCausalLM.get_top_tokens", ("self", "hidden_states")),
+    Hook(EAGLE3, "Eagle3LlamaForCausalLM.load_weights", ("self", "weights")),
+)
+
+
+def problem(hooks: Iterable[Hook]) -> str | None:
+    """The first changed hook of `hooks`, with the remedy; None when all look as expected."""
+    for hook in hooks:
+        found = hook.problem()
+        if found is not None:
+            return (
+                f"vLLM {compat.vllm_version()} has changed {hook.module}.{hook.name}: {found}; "
+                f"install a vLLM {compat.SUPPORTED} as released, or leave --edsd off"
+            )
+    return None
+
+
+def install() -> None:
+    """Registers our draft models and, where vLLM's command line is built, the flag; calling it again changes nothing.
+
+    In an engine that serves with --edsd on the CPU backend it also mends sampled speculation.
+    """
+    from vllm.model_executor.models import ModelRegistry
+
+    if os.environ.get(ACTIVE):
+        from vllm_edsd.engine import cpu_sampling, serve
+
+        if serve.is_cpu():
+            cpu_sampling.install()
+    for architecture, place in DRAFT_MODELS.items():
+        ModelRegistry.register_model(architecture, place)
+    # Workers and engine cores never build a command line: importing its module there would only slow them.
+    arguments = sys.modules.get("vllm.engine.arg_utils")
+    if arguments is not None:
+        _add_flag(arguments.EngineArgs)
+
+
+def _add_flag(engine_args: Any) -> None:
+    original = engine_args.add_cli_args
+    if hasattr(original, "edsd"):
+        return
+
+    @functools.wraps(original)
+    def add_cli_args(parser: Any) -> Any:
+        from vllm_edsd import flags
+        from vllm_edsd.engine import serve
+
+        parser = original(parser)
+        flags.extend(parser, serve.prepare)
+        return parser
+
+    add_cli_args.edsd = True  # type: ignore[attr-defined]
+    engine_args.add_cli_args = staticmethod(add_cli_args)

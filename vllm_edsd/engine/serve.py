@@ -1,0 +1,61 @@
+"""What must hold, and be set, before an engine with one of our drafters starts."""
+
+import os
+
+from vllm_edsd import compat
+from vllm_edsd.drafters.target import TargetShape
+from vllm_edsd.engine import cpu, cpu_sampling, hooks
+from vllm_edsd.errors import UserError
+
+def prepare(target: TargetShape | None) -> None:
+    """Refuses a vLLM or a target that cannot do it (UserError); on the CPU backend, readies the engine."""
+    problem = compat.version_problem(compat.vllm_version()) or hooks.problem(hooks.SERVE)
+    if problem is not None:
+        raise UserError(problem)
+    if target is not None:
+        check_aux_hidden_states(target)
+    os.environ[hooks.ACTIVE] = "1"
+    if is_cpu():
+        os.environ.update(cpu.cpu_environment(os.environ))
+        cpu_sampling.install()
+
+
+def is_cpu() -> bool:
+    """Whether vLLM runs on its CPU backend here."""
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
+
+
+def backend() -> str:
+    """The platform vLLM runs on here: cpu, cuda, rocm, ... or unspecified."""
+    from vllm.platforms import current_platform
+
+    return "unspecified" if current_platform.is_unspecified() else current_platform._enum.name.lower()
+
+
+def runner() -> tuple[str, str]:
+    """The model runner, V1 or V2, that vLLM chooses by default here, and why."""
+    from vllm import envs
+    from vllm.triton_utils import HAS_TRITON
+
+    forced = envs.VLLM_USE_V2_MODEL_RUNNER
+    if forced is not None:
+        return ("V2" if forced else "V1"), f"VLLM_USE_V2_MODEL_RUNNER={int(forced)}"
+    return ("V2", "vLLM's default") if HAS_TRITON else ("V1", "V2 needs Triton")
+
+
+def check_aux_hidden_states(target: TargetShape) -> None:
+    """Raises UserError for a target whose vLLM class hands no hidden states of inner layers to a drafter."""
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_eagle3
+
+    for architecture in target.architectures:
+        model = ModelRegistry.models.get(architecture)
+        # An architecture without a class of its own runs on the Transformers backend, which supports it.
+        if model is not None and not supports_eagle3(model.load_model_cls()):
+            raise UserError(
+                f"target {target.name} is a {architecture}, and the class of vLLM {compat.vllm_version()} for it "
+                "gives no auxiliary hidden states for a drafter to read; try `--model-impl transformers`, or serve it "
+                "without --edsd"
+            )

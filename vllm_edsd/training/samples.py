@@ -1,0 +1,81 @@
+"""Token samples on disk: safetensors shards of packed conversations, each with the target's own answer at its end.
+
+A shard holds `tokens` int32 [N], `starts` int64 [S+1] (sample s is tokens[starts[s]:starts[s+1]]), `answers` int64 [S]
+(length of the prompt, that is where the answer begins within its sample) and `temperatures` float32 [S]. Its metadata
+names the target, the prompts and the sampling.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vllm_edsd.errors import UserError
+from vllm_edsd.files import atomic
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One conversation: `tokens` int32 [n]; positions from `answer` on were written by the target."""
+
+    tokens: torch.Tensor
+    answer: int
+    temperature: float
+
+
+def write_shard(path: Path, samples: Sequence[Sample], metadata: dict) -> None:
+    """Writes `samples` to `path`, whole or not at all. Metadata is stored as one JSON string."""
+    lengths = torch.tensor([0] + [len(sample.tokens) for sample in samples])
+    tensors = {
+        "tokens": torch.cat([sample.tokens.int() for sample in samples]),
+        "starts": lengths.cumsum(0),
+        "answers": torch.tensor([sample.answer for sample in samples]),
+        "temperatures": torch.tensor([sample.temperature for sample in samples], dtype=torch.float32),
+    }
+    with atomic(path) as partial:
+        save_file(tensors, partial, metadata={"edsd": json.dumps(metadata, sort_keys=True)})
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of a data folder in order. Raises UserError when there are none."""
+    found = sorted(Path(folder).glob("samples-*.safetensors"))
+    if not found:
+        raise UserError(f"no samples-*.safetensors in {folder}; make some with: vllm-edsd regen --out {folder}")
+    return found
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """All samples of a data folder. Raises UserError for an empty folder or a damaged shard, naming it."""
+    samples = []
+    for path in shards(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            starts, answers = tensors["starts"].tolist(), tensors["answers"].tolist()
+            temperatures = tensors["temperatures"].tolist()
+        except (SafetensorError, KeyError) as error:
+            raise UserError(f"data shard {path} is damaged ({error}); delete it and run regen again") from error
+        for begin, end, answer, temperature in zip(starts, starts[1:], answers, temperatures, strict=False):
+            samples.append(Sample(tensors["tokens"][begin:end], answer, temperature))
+    return samples
+
+
+def metadata(folder: Path) -> dict:
+    """The metadata of the first shard: how the data was made."""
+    with safe_open(shards(folder)[0], "pt") as file:
+        return json.loads(file.metadata()["edsd"])
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the shards' bytes, in order."""
+    digest = hashlib.sha256()
+    for path in shards(folder):
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,42 @@
+"""The parts of the target that a drafter is trained against: embedding, head and final norm, frozen."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, PretrainedConfig
+
+from vllm_edsd.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetEnds:
+    """`embedding` and `head` [V, H] (one tensor where the target ties them) and `norm` [H], all float32."""
+
+    config: PretrainedConfig
+    embedding: torch.Tensor
+    head: torch.Tensor
+    norm: torch.Tensor
+
+    @classmethod
+    def read(cls, path: Path) -> "TargetEnds":
+        """Reads a checkpoint directory. Raises UserError when it is not a Llama-like safetensors checkpoint."""
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            raise UserError(f"target {path} has no config.json; make one with: vllm-edsd target smollm2 --out {path}")
+        wanted = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight", "norm": "model.norm.weight"}
+        found: dict[str, torch.Tensor] = {}
+        for file in sorted(path.glob("*.safetensors")):
+            with safe_open(file, "pt") as weights:
+                names = set(weights.keys())
+                found |= {key: weights.get_tensor(name).float() for key, name in wanted.items() if name in names}
+        found.setdefault("head", found.get("embedding", torch.empty(0)))
+        if missing := [wanted[key] for key in wanted if key not in found]:
+            raise UserError(f"target {path} has no {missing[0]} in its safetensors; a Llama-like target is needed")
+        return cls(config=AutoConfig.from_pretrained(path), **found)
+
+    def to(self, device: torch.device) -> "TargetEnds":
+        embedding = self.embedding.to(device)
+        head = embedding if self.head is self.embedding else self.head.to(device)
+        return TargetEnds(self.config, embedding, head, self.norm.to(device))

@@ -1,0 +1,239 @@
+"""The training loop: one recipe in, one drafter out, resumable at any checkpoint."""
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from vllm_edsd.drafters.config import DrafterConfig
+from vllm_edsd.drafters.core import Drafter
+from vllm_edsd.drafters.factory import build
+from vllm_edsd.errors import UserError
+from vllm_edsd.training import checkpoint
+from vllm_edsd.training.batches import Batch, Indexed, collate, index, plan
+from vllm_edsd.training.conditioning import feature_scale, folded
+from vllm_edsd.training.curriculum import depth, masked_share
+from vllm_edsd.training.evaluation import Evaluation, evaluate
+from vllm_edsd.training.export import environment, export
+from vllm_edsd.training.features import Features, collect, size_in_bytes
+from vllm_edsd.training.recipe import Recipe
+from vllm_edsd.training.samples import fingerprint, metadata, read_samples, shards
+from vllm_edsd.training.step import training_loss
+from vllm_edsd.training.target import TargetEnds
+from vllm_edsd.training.vocabulary import draft_vocabulary
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a progress display shows after a step. `acceptance` is over the positions trained on, by depth."""
+
+    step: int
+    steps: int
+    loss: float
+    acceptance: list[float]
+    tokens: int
+    evaluation: Evaluation | None
+
+
+class Trainer:
+    """Holds a run's state. Building it collects missing features and restores the last checkpoint."""
+
+    def __init__(self, recipe: Recipe, out: Path, say: Callable[[str], None], collected: Callable[[int, int], None]):
+        self.recipe = recipe
+        self.out = Path(out)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = DTYPES[recipe.precision]
+        self.target = TargetEnds.read(recipe.target).to(self.device)
+        _check_layers(recipe, self.target.config.num_hidden_layers)
+        samples = read_samples(recipe.data)
+        self.features = _features(recipe, self.target, sum(len(s.tokens) for s in samples), self.device, say, collected)
+        self.columns = [recipe.feature_layers.index(layer) for layer in recipe.layers]
+        items = index(samples, _counts(recipe.data))
+        self.scale = _scale(self.features, items, self.columns).to(self.device)
+        self.train_set, self.held_out = _split(items, recipe)
+        self.batches = _schedule(self.train_set, recipe)
+        self.data_fingerprint = fingerprint(recipe.data)
+        ids, self.coverage = draft_vocabulary(
+            [item.sample for item in self.train_set], self.target.config.vocab_size, recipe.draft_vocab_size
+        )
+        say(f"{len(self.train_set)} samples, {len(self.batches)} steps, draft vocabulary covers {self.coverage:.2%}")
+        torch.manual_seed(recipe.seed)
+        self.drafter = _fresh(recipe, self.target, ids).to(self.device)
+        self.head = self.target.head[ids.to(self.device)].to(self.dtype)
+        self.optimizer = torch.optim.AdamW(
+            self.drafter.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, foreach=True
+        )
+        self.identity = recipe.model_dump(mode="json", exclude={"target", "data", "features", "checkpoint_every"})
+        self.identity["data_fingerprint"] = self.data_fingerprint
+        self.step = checkpoint.restore(self._checkpoint, self.drafter, self.optimizer, self.identity)
+        self.unrolled = 0
+        self.seconds = 0.0
+        if self.step:
+            say(f"resuming after step {self.step}")
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out.with_name(self.out.name + ".checkpoint.safetensors")
+
+    def run(self, shown: Callable[[Progress], None]) -> Evaluation:
+        """Trains to the end, exports to `out`, and returns the last held-out evaluation (r = 0, full depth)."""
+        steps = len(self.batches)
+        evaluation = None
+        while self.step < steps:
+            begun = time.monotonic()
+            loss, acceptance, tokens = self._advance()
+            self.seconds += time.monotonic() - begun
+            evaluation = None
+            if self.step % self.recipe.evaluate_every == 0 or self.step == steps:
+                evaluation = self.evaluate()
+            if self.step % self.recipe.checkpoint_every == 0 or self.step == steps:
+                checkpoint.save(self._checkpoint, self.drafter, self.optimizer, self.step, self.identity)
+            shown(Progress(self.step, steps, loss, acceptance, tokens, evaluation))
+        final = evaluation or self.evaluate()
+        export(self.drafter.config, folded(self.drafter, self.scale), self.out, self._provenance(final))
+        return final
+
+    def evaluate(self) -> Evaluation:
+        """The held-out samples at full depth and without a mask."""
+        groups = plan(self.held_out, self.recipe.batch_tokens, self.recipe.seed, 0)
+        batches = (self._load(group) for group in groups)
+        return evaluate(self.drafter, self.target.embedding, batches, self.recipe.max_depth, self.dtype)
+
+    def _advance(self) -> tuple[float, list[float], int]:
+        recipe, progress = self.recipe, self.step / len(self.batches)
+        batch = self._load(self.batches[self.step])
+        unrolled = depth(recipe.curriculum, progress, recipe.max_depth)
+        result = training_loss(
+            self.drafter,
+            self.target.embedding,
+            self.head,
+            batch,
+            unrolled,
+            masked_share(recipe.curriculum, progress),
+            recipe.depth_decay,
+            self.dtype,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _rate(self.step, len(self.batches), recipe.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        result.loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), recipe.clip)
+        self.optimizer.step()
+        self.step += 1
+        self.unrolled += unrolled
+        return float(result.loss.detach()), result.acceptance, int(batch.valid.sum())
+
+    def _load(self, items: list[Indexed]) -> Batch:
+        batch = collate(items, self.features, self.columns).to(self.device)
+        return dataclasses.replace(
+            batch, hidden=(batch.hidden * self.scale).to(self.dtype), final=batch.final.to(self.dtype)
+        )
+
+    def _provenance(self, evaluation: Evaluation) -> dict:
+        return {
+            **environment(),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": {
+                "fingerprint": f"sha256:{self.data_fingerprint}",
+                "samples": len(self.train_set),
+                "answer_tokens": sum(item.chains for item in self.train_set),
+                "made_with": metadata(self.recipe.data),
+            },
+            "seed": self.recipe.seed,
+            "steps": self.step,
+            "unroll_steps_since_resume": self.unrolled,
+            "train_seconds_since_resume": round(self.seconds, 1),
+            "draft_vocabulary_coverage": self.coverage,
+            "parameters": sum(parameter.numel() for parameter in self.drafter.parameters()),
+            "held_out": {"samples": len(self.held_out), "temperature": 0.0, **dataclasses.asdict(evaluation)},
+        }
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def _check_layers(recipe: Recipe, count: int) -> None:
+    for layer in (*recipe.layers, *recipe.feature_layers):
+        if not 0 <= layer < count:
+            raise UserError(f"layer {layer} is out of range; {recipe.target} has inputs of layers 0 to {count - 1}")
+    if missing := set(recipe.layers) - set(recipe.feature_layers):
+        raise UserError(f"layers {sorted(missing)} are not in feature_layers {list(recipe.feature_layers)}; add them there")
+
+
+def _features(
+    recipe: Recipe,
+    target: TargetEnds,
+    positions: int,
+    device: torch.device,
+    say: Callable[[str], None],
+    collected: Callable[[int, int], None],
+) -> Features:
+    needed = size_in_bytes(positions, target.config.hidden_size, len(recipe.feature_layers))
+    say(f"hidden states of {positions} positions need {needed / 2**30:.1f} GiB in {recipe.features}")
+    return collect(
+        recipe.target,
+        recipe.data,
+        recipe.features,
+        recipe.feature_layers,
+        device,
+        lambda count: collected(count, positions),
+    )
+
+
+def _scale(features: Features, items: list[Indexed], columns: list[int]) -> torch.Tensor:
+    first = [item for item in items if item.shard == 0]
+    end = first[-1].begin + len(first[-1].sample.tokens)
+    return feature_scale(features.read(0, 0, end, columns)["hidden"], torch.tensor([item.begin for item in first]))
+
+
+def _counts(data: Path) -> list[int]:
+    counts = []
+    for path in shards(data):
+        with safe_open(path, "pt") as file:
+            counts.append(file.get_slice("answers").get_shape()[0])
+    return counts
+
+
+def _split(items: list[Indexed], recipe: Recipe) -> tuple[list[Indexed], list[Indexed]]:
+    """Held-out samples are greedy answers, since the evaluation drafts greedily; a seeded choice."""
+    usable = [item for item in items if item.chains > 1]
+    greedy = [place for place, item in enumerate(usable) if item.sample.temperature == 0]
+    if len(greedy) < recipe.held_out or len(usable) <= recipe.held_out:
+        raise UserError(
+            f"{recipe.data} has {len(greedy)} greedy answers, held_out {recipe.held_out} needs more; regenerate more "
+            "(temperature 0 among the temperatures) or lower held_out"
+        )
+    chosen = set(random.Random(recipe.seed).sample(greedy, recipe.held_out))
+    return [item for place, item in enumerate(usable) if place not in chosen], [usable[place] for place in sorted(chosen)]
+
+
+def _schedule(items: list[Indexed], recipe: Recipe) -> list[list[Indexed]]:
+    batches: list[list[Indexed]] = []
+    whole = math.ceil(recipe.epochs)
+    for epoch in range(whole):
+        batches += plan(items, recipe.batch_tokens, recipe.seed, epoch)
+    return batches[: max(1, round(len(batches) * recipe.epochs / whole))]
+
+
+def _fresh(recipe: Recipe, target: TargetEnds, ids: torch.Tensor) -> Drafter:
+    config = DrafterConfig.of_target(target.config, recipe.target_name, recipe.drafter, recipe.layers, recipe.draft_vocab_size)
+    if recipe.intermediate_size:
+        config = config.model_copy(update={"intermediate_size": recipe.intermediate_size})
+    drafter = build(config, ids)
+    with torch.no_grad():
+        # The draft head starts as the target's own rows: a drafter that finds the target's state is then right at once.
+        drafter.lm_head.weight.copy_(target.head[ids.to(target.head.device)])
+        drafter.norm.weight.copy_(target.norm)
+    return drafter

@@ -1,0 +1,35 @@
+"""The unrolled draft: what a drafter would do for several steps from every position at once (EAGLE-3's training-time test)."""
+
+from collections.abc import Iterator
+
+import torch
+
+from vllm_edsd.drafters.core import Drafter
+from vllm_edsd.drafters.layers import DraftCache
+from vllm_edsd.training.batches import Batch
+
+
+def unroll(drafter: Drafter, embedding: torch.Tensor, batch: Batch, depth: int) -> Iterator[torch.Tensor]:
+    """Yields the chains' states [B, Lq, H] after each of `depth` steps, under teacher forcing.
+
+    Step j of the chain that starts at input i takes token i+1+j and predicts token i+2+j. `embedding` is the target's,
+    [V, H]. States of padded or overrunning chains are finite and mean nothing.
+    """
+    chains = batch.valid.shape[1]
+    visible, cache = batch.visible(), DraftCache()
+    tokens = torch.nn.functional.embedding(batch.following, embedding)
+    state = drafter.first(batch.hidden, tokens, batch.positions, cache, visible)
+    yield state
+    for step in range(1, depth):
+        ahead = shift(tokens[:, -chains:], step)
+        state = drafter.next(state, ahead, batch.positions[:, -chains:] + step, cache, visible)
+        yield state
+
+
+def shift(per_chain: torch.Tensor, step: int) -> torch.Tensor:
+    """What chain c needs at `step` is what chain c + step needs at step 0; [B, Lq, ...], zeros past the end."""
+    if step == 0:
+        return per_chain
+    moved = torch.zeros_like(per_chain)
+    moved[:, :-step] = per_chain[:, step:]
+    return moved
