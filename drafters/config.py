@@ -31,7 +31,9 @@ class DrafterConfig(BaseModel):
     eos_token_id: int | None = None
 
     @classmethod
-    def of_target(cls, target: Any, name: str, drafter: str, layers: tuple[int, ...], draft_vocab_size: int) -> "DrafterConfig":
+    def of_target(
+        cls, target: Any, name: str, drafter: str, layers: tuple[int, ...], draft_vocab_size: int
+    ) -> "DrafterConfig":
         """A drafter as wide as one layer of `target` (a Hugging Face Llama-like config)."""
         return cls(
             drafter=drafter,

@@ -27,5 +27,7 @@ def load(folder: Path) -> Drafter:
     config = DrafterConfig.from_hf(json.loads((Path(folder) / "config.json").read_text()))
     weights = load_file(Path(folder) / "model.safetensors")
     drafter = build(config, weights["d2t"] + torch.arange(config.draft_vocab_size))
-    drafter.load_state_dict({name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()})
+    drafter.load_state_dict(
+        {name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()}
+    )
     return drafter

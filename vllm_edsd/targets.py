@@ -55,7 +55,6 @@ def _smollm2(out: Path, report: Callable[[str], None]) -> None:
     )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.hf_quantizer = None
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     _restore_digits(tokenizer)
     report("checking a known greedy continuation")

@@ -19,6 +19,11 @@ from vllm.model_executor.models.llama_eagle3 import Eagle3LlamaForCausalLM, Llam
 from vllm.model_executor.models.utils import AutoWeightsLoader, get_draft_quant_config, maybe_prefix
 
 
+def _draft_config(vllm_config: VllmConfig):
+    assert vllm_config.speculative_config is not None
+    return vllm_config.speculative_config.draft_model_config.hf_config
+
+
 class EDFuse(nn.Module):
     """The gated token-level fusion, split over tensor-parallel ranks by its width."""
 
@@ -67,8 +72,8 @@ class EdsdModel(nn.Module):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", start_layer_id: int = 0):
         super().__init__()
-        self.config = vllm_config.speculative_config.draft_model_config.hf_config
-        hidden, dtype = self.config.hidden_size, vllm_config.model_config.dtype
+        self.config = _draft_config(vllm_config)
+        hidden = self.config.hidden_size
         self.num_aux_hidden_states = len(self.config.eagle_aux_hidden_state_layer_ids)
         self.embed_tokens = VocabParallelEmbedding(
             self.config.vocab_size, hidden, prefix=maybe_prefix(prefix, "embed_tokens")
@@ -80,7 +85,7 @@ class EdsdModel(nn.Module):
             self.num_aux_hidden_states * self.config.target_hidden_size,
             hidden,
             bias=False,
-            params_dtype=dtype,
+            params_dtype=vllm_config.model_config.dtype,  # type: ignore[arg-type]  # resolved by now
             quant_config=get_draft_quant_config(vllm_config),
             prefix=maybe_prefix(prefix, "fc"),
             return_bias=False,
@@ -112,11 +117,12 @@ class Eagle3EdsdModel(Eagle3LlamaForCausalLM):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         nn.Module.__init__(self)
-        config = vllm_config.speculative_config.draft_model_config.hf_config
-        self.config = config
+        config = self.config = _draft_config(vllm_config)
         layers = vllm_config.model_config.get_total_num_hidden_layers()
         config.target_layer_count = layers
-        self.model = EdsdModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"), start_layer_id=layers)
+        self.model = EdsdModel(  # type: ignore[assignment]
+            vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"), start_layer_id=layers
+        )
         self.lm_head = ParallelLMHead(
             config.draft_vocab_size,
             config.hidden_size,
@@ -124,7 +130,7 @@ class Eagle3EdsdModel(Eagle3LlamaForCausalLM):
             prefix=maybe_prefix(prefix, "lm_head"),
         )
         self.logits_processor = LogitsProcessor(config.draft_vocab_size)
-        self.draft_id_to_target_id = None
+        self.draft_id_to_target_id: nn.Parameter | None = None  # type: ignore[assignment]
         if config.draft_vocab_size != vllm_config.model_config.get_vocab_size():
             offsets = torch.zeros(config.draft_vocab_size, dtype=torch.long)
             self.draft_id_to_target_id = nn.Parameter(offsets, requires_grad=False)

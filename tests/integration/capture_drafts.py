@@ -1,6 +1,7 @@
 """Runs one prompt through vLLM in this process and saves what the drafter said: python capture_drafts.py TARGET DRAFTER OUT.
 
-In float32, greedy; writes the tokens, the target's captured states and, for every step, the position it drafts from, its drafts and their logits.
+In float32, greedy; writes the tokens, the target's captured states and, for every step, the position it drafts from, its
+drafts and their logits.
 """
 
 import inspect

@@ -3,6 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -14,7 +15,7 @@ CHUNKS = [("", 0), ("The", 1), (" sky is", 3), (" blue.", 5)]
 
 
 class Streaming(BaseHTTPRequestHandler):
-    seen: list[dict] = []
+    seen: ClassVar[list[dict]] = []
     open_now = 0
     open_most = 0
     lock = threading.Lock()

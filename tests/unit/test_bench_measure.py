@@ -7,13 +7,15 @@ from vllm_edsd.bench.measure import Measurement, Sample, busy_seconds, first_tok
 from vllm_edsd.engine.counters import SpecCounters
 from vllm_edsd.prompts import Prompt
 
+NO_DRAFTS = SpecCounters()
+
 
 def reply(name, begun, ended, tokens, text="yes", arrivals=(), error=None, category="all"):
     chunks = tuple(arrivals) or ((ended, tokens),)
     return Reply(Prompt(id=name, turns=["?"], category=category), text, tokens, begun, ended, chunks, error)
 
 
-def measured(arm, *replies, counters=SpecCounters(), concurrency=1):
+def measured(arm, *replies, counters=NO_DRAFTS, concurrency=1):
     samples = [Sample(block, (one,), counters) for block, one in enumerate(replies)]
     return Measurement(arm, concurrency, samples)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from vllm_edsd.bench.load import Reply
 from vllm_edsd.bench.measure import Measurement, Sample
 from vllm_edsd.bench.plot import plot
-from vllm_edsd.bench.report import positions, table, write
+from vllm_edsd.bench.report import check_place, positions, table, write
 from vllm_edsd.bench.run import Outcome
 from vllm_edsd.engine.counters import SpecCounters
 from vllm_edsd.errors import UserError
@@ -57,7 +57,12 @@ def test_table_and_positions_show_every_arm(result):
     console = Console(width=80, record=True)
     console.print(table(result))
     shown = console.export_text()
-    assert shown.count("edsd") == shown.count("none  ") == 2
+    assert [line.split()[:2] for line in shown.splitlines() if line.startswith(("none", " none", "edsd", " edsd"))] == [
+        ["none", "1"],
+        ["edsd", "1"],
+        ["none", "4"],
+        ["edsd", "4"],
+    ]
     assert "2.50" in shown and "100.0%" in shown
     assert positions(result)[0] == "edsd, concurrency 1: accepted by position 0.75 0.50 0.25"
 
@@ -74,7 +79,11 @@ def test_picture_without_comparison(result, tmp_path):
     assert (tmp_path / "bench.png").exists()
 
 
-def test_an_unwritable_place_is_named(result, tmp_path):
+def test_an_unwritable_place_is_named_before_anything_runs(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="bench.json"):
-        write(result, tmp_path / "file" / "bench.json")
+    check_place(tmp_path / "new" / "bench.json")
+    check_place(tmp_path / "file")
+    for wrong in (tmp_path, tmp_path / "file" / "bench.json"):
+        with pytest.raises(UserError, match=str(wrong)):
+            check_place(wrong)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -82,7 +82,7 @@ def test_blocks_rotate_over_the_arms(events):
     asked = [(note[1], note[2][0]) for note in events if note[0] == "send" and not note[2][0].startswith("warm-up")]
     first, second = "0123", "4567"
     assert asked == [
-        (arm, one) for arm, ids in zip(("none", "edsd", "edsd", "none"), (first, first, second, second)) for one in ids
+        (arm, one) for arm, ids in (("none", first), ("edsd", first), ("edsd", second), ("none", second)) for one in ids
     ]
     assert [[reply.prompt.id for reply in one.replies] for one in found] == [list("01234567")] * 2
 

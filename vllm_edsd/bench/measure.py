@@ -145,9 +145,10 @@ def _categories(measured: Measurement, plain: Measurement | None) -> dict[str, d
 
 
 def _identical(measured: Measurement, plain: Measurement) -> float | None:
-    expected = {reply.prompt.id: reply.text for reply in plain.answers}
-    given = {reply.prompt.id: reply.text for reply in measured.answers}
-    return _round(sum(given.get(key) == text for key, text in expected.items()) / len(expected)) if expected else None
+    # Every arm gets the same prompts in the same order.
+    pairs = [(one, other) for one, other in zip(measured.replies, plain.replies, strict=True) if other.error is None]
+    same = sum(one.error is None and one.text == other.text for one, other in pairs)
+    return _round(same / len(pairs)) if pairs else None
 
 
 def _median_ratio(fast: Mapping[int, float], slow: Mapping[int, float]) -> float | None:

@@ -1,18 +1,29 @@
 """A bench's result as a file and as a table."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
 
 COLUMNS = (
     *("arm", "conc.", "tokens\n/s", "speed\n-up", "block\nmedian", "accept\nlength", "same\nas none"),
     *("TTFT\np50", "ITL\np50", "ITL\np99", "failed"),
 )
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError if a file could not be written to `path`: better told before a long run than after it."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a directory; give a file's name")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"cannot write {path}: {nearest} is no writable directory; choose another place")
 
 
 def write(result: dict[str, Any], path: Path) -> None:

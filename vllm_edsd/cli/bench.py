@@ -32,6 +32,7 @@ def bench(
 ) -> None:
     """Measure speed, acceptance length, latency and identity of answers, arm by arm. Status 1 if a request failed."""
     from vllm_edsd.bench.arguments import check_dtype, check_range, parse_drafters, sort_out
+    from vllm_edsd.bench.report import check_place, positions, table, write
     from vllm_edsd.prompts import read_prompts
 
     lists = sort_out(target or [], arms or ["none,edsd"], concurrency or ["1"])
@@ -43,12 +44,15 @@ def bench(
     ):
         check_range(name, value, least)
     chosen = read_prompts(prompts, limit)
+    picture = plot or (json.with_suffix(".png") if json is not None else None)
+    for place in (json, picture):
+        if place is not None:
+            check_place(place)
 
     from rich.console import Console
 
     from vllm_edsd.bench.plot import plot as draw
     from vllm_edsd.bench.progress import Progress
-    from vllm_edsd.bench.report import positions, table, write
     from vllm_edsd.bench.run import BenchOptions, run_bench
     from vllm_edsd.bench.target import find_target
 
@@ -71,7 +75,6 @@ def bench(
         result = run_bench(options, progress).json()
     if json is not None:
         write(result, json)
-    picture = plot or (json.with_suffix(".png") if json is not None else None)
     if picture is not None:
         draw(result, picture)
     Console().print(table(result), *positions(result), sep="\n", highlight=False)

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,8 +25,8 @@ def regen(
     max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Longer prompts are left out.")] = 768,
     shard_size: Annotated[int, typer.Option(min=1, help="Prompts in a shard, the unit of resuming.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts' order and of the sampling.")] = 0,
-    dtype: Annotated[str, typer.Option(help="Of the target in vLLM: bfloat16 or float32.")] = "bfloat16",
-    part: Annotated[str, typer.Option(help="i/n: make the i-th of every n shards; n processes share --out and --tokens.")] = "1/1",
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of the target in vLLM.")] = "bfloat16",
+    part: Annotated[str, typer.Option(help="i/n: make the i-th of every n shards; n runs share --out.")] = "1/1",
 ) -> None:
     """Regenerate responses with the target through vLLM, with its own chat template."""
     mine, parts = _part(part)

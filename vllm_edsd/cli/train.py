@@ -34,9 +34,7 @@ def train(
     )
     with Bar(*columns, console=console) as bar:
         states = bar.add_task("hidden states", total=None, note="")
-        trainer = Trainer(
-            chosen, out, console.print, lambda count, total: bar.update(states, advance=count, total=total)
-        )
+        trainer = Trainer(chosen, out, console.print, lambda count, total: bar.update(states, advance=count, total=total))
         bar.remove_task(states)
         steps = bar.add_task("training", total=len(trainer.batches), completed=trainer.step, note="")
         tokens = 0
@@ -47,7 +45,9 @@ def train(
             depths = " ".join(f"{share:.2f}" for share in progress.acceptance)
             seconds = max(trainer.seconds, 1e-9)
             bar.update(
-                steps, completed=progress.step, note=f"loss {progress.loss:.3f}  trained {depths}  {tokens / seconds:.0f} tok/s"
+                steps,
+                completed=progress.step,
+                note=f"loss {progress.loss:.3f}  trained {depths}  {tokens / seconds:.0f} tok/s",
             )
             if progress.evaluation:
                 console.print(f"step {progress.step}: {_line(progress.evaluation)}")
@@ -71,4 +71,5 @@ def read_recipe(path: Path) -> Recipe:
 
 def _line(evaluation: Evaluation) -> str:
     positions = " ".join(f"{share:.3f}" for share in evaluation.per_position)
-    return f"held-out acceptance length {evaluation.acceptance_length:.3f}, per position {positions}, loss {evaluation.loss:.3f}"
+    tau = evaluation.acceptance_length
+    return f"held-out acceptance length {tau:.3f}, per position {positions}, loss {evaluation.loss:.3f}"

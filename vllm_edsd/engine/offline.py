@@ -2,12 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 
 class OfflineTarget:
     """The target in vLLM, answering batches of token prompts; stops where the target ends its turn."""
 
-    def __init__(self, model: Path, dtype: str, max_model_len: int, max_tokens: int, seed: int, max_num_seqs: int = 160):
+    def __init__(
+        self,
+        model: Path,
+        dtype: Literal["bfloat16", "float32"],
+        max_model_len: int,
+        max_tokens: int,
+        seed: int,
+        max_num_seqs: int = 160,
+    ):
         from vllm import LLM
 
         self.max_tokens = max_tokens
@@ -21,9 +30,11 @@ class OfflineTarget:
         )
         self.tokenizer = self.llm.get_tokenizer()
 
-    def render(self, messages: list[dict[str, str]]) -> list[int]:
+    def render(self, messages: list[Any]) -> list[int]:
         """Chat messages to prompt tokens by the target's own template, generation prompt included."""
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        tokens = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert isinstance(tokens, list)
+        return tokens
 
     def decode(self, tokens: list[int]) -> str:
         """Answer tokens to text, without special tokens."""

@@ -7,6 +7,7 @@ from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.engine import cpu, cpu_sampling, hooks
 from vllm_edsd.errors import UserError
 
+
 def prepare(target: TargetShape | None) -> None:
     """Refuses a vLLM or a target that cannot do it (UserError); on the CPU backend, readies the engine."""
     problem = compat.version_problem(compat.vllm_version()) or hooks.problem(hooks.SERVE)

@@ -81,13 +81,17 @@ class Server:
 
     def stop(self) -> None:
         """Asks the server to end, then kills whatever is left of its group."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            self.resume()
-            self.process.terminate()
-            psutil.wait_procs([*children, psutil.Process(self.process.pid)], timeout=STOP_SECONDS)
-        self._signal(signal.SIGKILL)
-        self.process.wait()
+        try:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(self.process.pid)
+                family = [parent, *parent.children(recursive=True)]
+                self.resume()
+                self.process.terminate()
+                psutil.wait_procs(family, timeout=STOP_SECONDS)
+        finally:
+            # Also when a second Ctrl-C ends the wait.
+            self._signal(signal.SIGKILL)
+            self.process.wait()
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
 """Batches of samples, in an order that depends on the seed and the epoch alone, so that a resumed run continues exactly.
 
-Samples are padded on the left: the chains, which start near the answer's beginning, are then the last positions of every row.
+Samples are padded on the left: the chains, which start near the answer's beginning, are then every row's last positions.
 """
 
 import dataclasses

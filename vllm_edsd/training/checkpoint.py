@@ -1,4 +1,4 @@
-"""Training checkpoints as safetensors: weights, optimiser state and the step, so that a resumed run takes the identical next step."""
+"""Training checkpoints as safetensors: weights, optimiser state and step; a resumed run takes the identical next step."""
 
 import json
 from pathlib import Path

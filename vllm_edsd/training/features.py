@@ -80,7 +80,7 @@ def _same(path: Path, identity: dict) -> None:
     for key, value in identity.items():
         if made.get(key) != value:
             raise UserError(
-                f"{path.parent} holds features made with {key} {made.get(key)!r}, now {value!r}; give another `features` folder"
+                f"{path.parent} has features of {key} {made.get(key)!r}, now {value!r}; give another `features` folder"
             )
 
 
@@ -90,7 +90,7 @@ class _Target:
     def __init__(self, path: Path, layers: tuple[int, ...], device: torch.device):
         from transformers import AutoModelForCausalLM
 
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).to(device).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, device_map=device).eval()
         self.layers = layers
         self.device = device
 

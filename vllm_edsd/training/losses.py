@@ -1,4 +1,4 @@
-"""Soft cross-entropy of the draft head against the target, without a [rows, vocabulary] tensor kept for the backward pass."""
+"""Soft cross-entropy of the draft head against the target; no [rows, vocabulary] tensor is kept for the backward pass."""
 
 from typing import Any
 

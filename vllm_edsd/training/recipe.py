@@ -11,11 +11,18 @@ class Curriculum(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    periods: int = Field(10, ge=2, description="T, the number of stages; the authors' example has one for each of 10 epochs")
-    entropy_rate: float = Field(
-        0.025, ge=0, le=1, description="s of the mask's share r_t = clip((T-t-1)*s, 0, 0.4); 0 turns the entropy mask off"
+    periods: int = Field(
+        default=10, ge=2, description="T, the number of stages; the authors' example has one for each of 10 epochs"
     )
-    grow_depth: bool = Field(True, description="Step-n: unroll depth grows from 1 to max_depth; false trains at full depth")
+    entropy_rate: float = Field(
+        default=0.025,
+        ge=0,
+        le=1,
+        description="s of the mask's share r_t = clip((T-t-1)*s, 0, 0.4); 0 turns the entropy mask off",
+    )
+    grow_depth: bool = Field(
+        default=True, description="Step-n: unroll depth grows from 1 to max_depth; false trains at full depth"
+    )
 
 
 class Recipe(BaseModel):
@@ -32,20 +39,28 @@ class Recipe(BaseModel):
         min_length=1, description="target layers to store: i is the input of layer i; a superset of `layers`"
     )
     layers: tuple[int, ...] = Field(min_length=1, description="target layers that the drafter reads")
-    draft_vocab_size: int = Field(8192, ge=1, description="rows of the draft head: the target's most frequent own tokens")
-    intermediate_size: int | None = Field(None, ge=1, description="width of MLP and EDFuse; the target's when absent")
-    max_depth: int = Field(5, ge=1, le=16, description="S_max: unroll steps at full depth")
-    depth_decay: float = Field(0.8, gt=0, le=1, description="weight of unroll step j is depth_decay ** j")
-    curriculum: Curriculum = Field(default_factory=Curriculum)
-    epochs: float = Field(4.0, gt=0, description="passes over the data; a fraction stops within one")
-    batch_tokens: int = Field(2048, ge=1, description="answer tokens in an optimiser step, at most (one sample at least)")
-    learning_rate: float = Field(1e-3, gt=0)
+    draft_vocab_size: int = Field(
+        default=8192, ge=1, description="rows of the draft head: the target's most frequent own tokens"
+    )
+    intermediate_size: int | None = Field(
+        default=None, ge=1, description="width of MLP and EDFuse; the target's when absent"
+    )
+    max_depth: int = Field(default=5, ge=1, le=16, description="S_max: unroll steps at full depth")
+    depth_decay: float = Field(default=0.8, gt=0, le=1, description="weight of unroll step j is depth_decay ** j")
+    curriculum: Curriculum = Curriculum()
+    epochs: float = Field(default=4.0, gt=0, description="passes over the data; a fraction stops within one")
+    batch_tokens: int = Field(
+        default=2048, ge=1, description="answer tokens in an optimiser step, at most (one sample at least)"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: float = Field(0.015, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    clip: float = Field(0.5, gt=0, description="largest norm of the gradient")
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the matrix products; weights are float32")
-    held_out: int = Field(64, ge=1, description="samples kept from training for evaluation")
-    evaluate_every: int = Field(500, ge=1, description="steps")
-    checkpoint_every: int = Field(200, ge=1, description="steps")
-    seed: int = Field(0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.015, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    clip: float = Field(default=0.5, gt=0, description="largest norm of the gradient")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="of the matrix products; weights are float32"
+    )
+    held_out: int = Field(default=64, ge=1, description="samples kept from training for evaluation")
+    evaluate_every: int = Field(default=500, ge=1, description="steps")
+    checkpoint_every: int = Field(default=200, ge=1, description="steps")
+    seed: int = Field(default=0, ge=0)

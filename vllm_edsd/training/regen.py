@@ -48,9 +48,9 @@ def regenerate(
     """Answers `prompts` in a seeded order until `max_response_tokens` are written; returns how many were.
 
     Temperatures are taken in turn over the prompts. `report(tokens, samples)` is called after each shard, with the tokens of
-    finished shards counted at once. `part=(i, n)` makes the i-th of every n shards (i from 1), so that n processes or machines
-    share one folder; `max_response_tokens` then counts this part's. Raises UserError if `out` holds shards made with other
-    options or prompts.
+    finished shards counted at once. `part=(i, n)` makes the i-th of every n shards (i from 1), so that n processes or
+    machines share one folder; `max_response_tokens` then counts this part's. Raises UserError if `out` holds shards made
+    with other options or prompts.
     """
     order = list(prompts)
     random.Random(options.seed).shuffle(order)

@@ -228,7 +228,9 @@ def _schedule(items: list[Indexed], recipe: Recipe) -> list[list[Indexed]]:
 
 
 def _fresh(recipe: Recipe, target: TargetEnds, ids: torch.Tensor) -> Drafter:
-    config = DrafterConfig.of_target(target.config, recipe.target_name, recipe.drafter, recipe.layers, recipe.draft_vocab_size)
+    config = DrafterConfig.of_target(
+        target.config, recipe.target_name, recipe.drafter, recipe.layers, recipe.draft_vocab_size
+    )
     if recipe.intermediate_size:
         config = config.model_copy(update={"intermediate_size": recipe.intermediate_size})
     drafter = build(config, ids)

@@ -1,4 +1,4 @@
-"""The unrolled draft: what a drafter would do for several steps from every position at once (EAGLE-3's training-time test)."""
+"""The unrolled draft: several steps from every position at once (EAGLE-3's training-time test)."""
 
 from collections.abc import Iterator
 

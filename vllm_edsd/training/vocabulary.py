@@ -14,7 +14,7 @@ def draft_vocabulary(samples: Sequence[Sample], vocab_size: int, size: int) -> t
     Ties go to the smaller id. Raises UserError when `size` exceeds the target's vocabulary.
     """
     if size > vocab_size:
-        raise UserError(f"draft_vocab_size {size} exceeds the target's vocabulary of {vocab_size}; give {vocab_size} or less")
+        raise UserError(f"draft_vocab_size {size} exceeds the target's vocabulary of {vocab_size}; give at most that")
     answers = torch.cat([sample.tokens[sample.answer :] for sample in samples])
     counts = torch.bincount(answers, minlength=vocab_size)
     ids = counts.argsort(descending=True, stable=True)[:size].sort().values
