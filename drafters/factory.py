@@ -26,8 +26,8 @@ def load(folder: Path) -> Drafter:
     """The float32 drafter of a checkpoint directory written by `vllm-edsd train`."""
     config = DrafterConfig.from_hf(json.loads((Path(folder) / "config.json").read_text()))
     weights = load_file(Path(folder) / "model.safetensors")
-    drafter = build(config, weights["d2t"] + torch.arange(config.draft_vocab_size))
-    drafter.load_state_dict(
-        {name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()}
-    )
+    ids = torch.arange(config.draft_vocab_size)
+    drafter = build(config, ids + weights["d2t"] if "d2t" in weights else ids)
+    maps = {"d2t": drafter.d2t, "t2d": drafter.t2d}
+    drafter.load_state_dict({name: weight.float() for name, weight in weights.items() if name not in maps} | maps)
     return drafter

@@ -21,12 +21,6 @@ class EDFuse(nn.Module):
         self.state_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.token_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        # At first the token goes through as it is, each direction scaled by its gate [ours]: with three independent random
-        # matrices hardly anything of it would, and there is no skip to make up for that.
-        for projection in (self.state_proj, self.token_proj):
-            nn.init.normal_(projection.weight, std=config.hidden_size**-0.5)
-        with torch.no_grad():
-            self.down_proj.weight.copy_(self.token_proj.weight.T)
 
     def forward(self, state: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """State and normed token embedding, both [..., H], to [..., H]."""

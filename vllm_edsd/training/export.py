@@ -16,10 +16,12 @@ from vllm_edsd.files import atomic
 
 
 def export(config: DrafterConfig, state: dict[str, torch.Tensor], out: Path, provenance: dict[str, Any]) -> None:
-    """Writes directory `out`, whole or not at all."""
+    """Writes directory `out`, whole or not at all; a draft vocabulary that is the target's needs no map."""
+    mapped = config.draft_vocab_size != config.vocab_size
     weights = {
         name: tensor.to(torch.bfloat16).contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
+        if mapped or name not in ("d2t", "t2d")
     }
     with atomic(out) as partial:
         partial.mkdir()
