@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vllm_edsd.drafters.config import DrafterConfig
-from vllm_edsd.drafters.layers import Attention, DraftCache, GatedMLP
+from vllm_edsd.drafters.layers import Attention, DraftCache, GatedMLP, RMSNorm
 
 
 class DraftLayer(nn.Module, ABC):
@@ -19,9 +19,9 @@ class DraftLayer(nn.Module, ABC):
 
     def __init__(self, config: DrafterConfig):
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the token's embedding
-        self.hidden_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the token's embedding
+        self.hidden_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, self.attention_inputs * config.hidden_size)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
 
@@ -59,7 +59,7 @@ class Drafter(nn.Module):
         self.config = config
         self.fc = nn.Linear(len(config.layers) * config.hidden_size, config.hidden_size, bias=False)
         self.midlayer = layer
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
         known = torch.zeros(config.vocab_size, dtype=torch.bool)
         known[draft_ids] = True

@@ -7,6 +7,13 @@ from torch.nn import functional as F
 from vllm_edsd.drafters.config import DrafterConfig
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm whose weight takes the input's dtype, without which mixed precision leaves PyTorch's fused kernel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Rotary(nn.Module):
     """Rotary position embedding in the half-split (NeoX) layout, as Llama has it."""
 

@@ -1,4 +1,4 @@
-"""Samples short answers to one prompt with speculation and saves them: python sample_tokens.py TARGET DRAFTER OUT edsd|stock.
+"""Samples short answers with speculation and saves them: python sample_tokens.py TARGET DRAFTER OUT edsd|stock.
 
 `edsd` speculates through `vllm_edsd.options`, `stock` through vLLM's own configuration alone.
 """

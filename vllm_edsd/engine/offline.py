@@ -1,22 +1,22 @@
 """vLLM offline: answers from the target, for regenerating training data."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+SEQUENCES = 160  # answered at a time: on CPU more brings nothing
 
 
 class OfflineTarget:
     """The target in vLLM, answering batches of token prompts; stops where the target ends its turn."""
 
-    def __init__(
-        self,
-        model: Path,
-        dtype: Literal["bfloat16", "float32"],
-        max_model_len: int,
-        max_tokens: int,
-        seed: int,
-        max_num_seqs: int = 160,
-    ):
+    def __init__(self, model: Path, dtype: Literal["bfloat16", "float32"], max_model_len: int, max_tokens: int, seed: int):
+        from vllm_edsd.engine.serve import is_cpu
+
+        if is_cpu():
+            # In a process of its own the engine core keeps a whole CPU core busy waiting.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import LLM
 
         self.max_tokens = max_tokens
@@ -24,9 +24,10 @@ class OfflineTarget:
             model=str(model),
             dtype=dtype,
             max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
+            max_num_seqs=SEQUENCES,
             seed=seed,
             disable_log_stats=True,
+            kv_cache_memory_bytes=_cache_bytes(model, dtype, max_model_len) if is_cpu() else None,
         )
         self.tokenizer = self.llm.get_tokenizer()
 
@@ -47,3 +48,13 @@ class OfflineTarget:
         params = [SamplingParams(temperature=heat, max_tokens=self.max_tokens) for heat in temperatures]
         outputs = self.llm.generate([TokensPrompt(prompt_token_ids=prompt) for prompt in prompts], params, use_tqdm=True)
         return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def _cache_bytes(model: Path, dtype: str, max_model_len: int) -> int:
+    """KV cache for every sequence at full length: vLLM's default share of a machine's memory may not be free."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model).get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * width * (4 if dtype == "float32" else 2)
+    return token_bytes * max_model_len * SEQUENCES
