@@ -17,7 +17,8 @@ class ServeConfig(BaseModel):
 
     drafter: str = Field(min_length=1, description="name of a bundled drafter, or path of a drafter's directory")
     # vLLM's rejection sampler asserts at most 128 draft tokens for a request.
-    num_tokens: int = Field(default=5, ge=1, le=128, description="draft tokens per step (K)")
+    # The bundled drafters gain at 2 and not at 5 (docs/results/first-light.md).
+    num_tokens: int = Field(default=2, ge=1, le=128, description="draft tokens per step (K)")
     draft_sample_method: Literal["greedy", "probabilistic"] = Field(
         default="greedy",
         description="how the drafter picks its tokens: its likeliest one, or a sample at the request's temperature",

@@ -19,7 +19,7 @@ class Training(BaseModel):
 
 def test_defaults():
     config = validate(ServeConfig, {"drafter": "x"}, "here")
-    assert (config.num_tokens, config.draft_sample_method) == (5, "greedy")
+    assert (config.num_tokens, config.draft_sample_method) == (2, "greedy")
 
 
 def test_text_from_the_environment_is_read_as_numbers():

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 
-def demo(num_tokens: Annotated[int, typer.Option(help="Draft tokens per step (K).")] = 5) -> None:
+def demo(num_tokens: Annotated[int, typer.Option(help="Draft tokens per step (K).")] = 2) -> None:
     """Serve the bundled target plain and with the bundled EDSD drafter, send eight prompts, show answers and speed."""
     from vllm_edsd.bench.arguments import check_range
 
