@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from vllm_edsd.bench.arguments import DTYPES
 from vllm_edsd.errors import UserError
+from vllm_edsd.kv_cache import token_bytes
 from vllm_edsd.prompts import Prompt
 
 GIB = 1 << 30
@@ -60,10 +61,8 @@ def measure_sizes(target: Path, prompts: Sequence[Prompt], max_tokens: int, conc
             f"into the target's context of {config.max_position_embeddings}; lower --max-tokens or leave the prompt out"
         )
     length = min(config.max_position_embeddings, math.ceil(needed / BLOCK) * BLOCK)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # One layer more for a drafter, one block more for what it drafts.
-    token_bytes = 2 * (config.num_hidden_layers + 1) * heads * width * DTYPES[dtype]
-    kv_bytes = max(GIB // 8, token_bytes * (length + BLOCK) * (concurrency + 1))
+    per_token = token_bytes(config, config.num_hidden_layers + 1, DTYPES[dtype])
+    kv_bytes = max(GIB // 8, per_token * (length + BLOCK) * (concurrency + 1))
     stored = sum(file.stat().st_size for file in target.glob("*.safetensors"))
     return Sizes(length, kv_bytes, SERVER_BYTES + stored * DTYPES[dtype] // 2 + kv_bytes)

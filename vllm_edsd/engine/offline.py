@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from vllm_edsd.kv_cache import token_bytes
+
 SEQUENCES = 160  # answered at a time: on CPU more brings nothing
 
 
@@ -55,6 +57,4 @@ def _cache_bytes(model: Path, dtype: str, max_model_len: int) -> int:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model).get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * width * (4 if dtype == "float32" else 2)
-    return token_bytes * max_model_len * SEQUENCES
+    return token_bytes(config, config.num_hidden_layers, 4 if dtype == "float32" else 2) * max_model_len * SEQUENCES
