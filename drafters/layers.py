@@ -49,6 +49,12 @@ class DraftCache:
         else:
             self.own.append((key, value))
 
+    def narrow(self, rows: int) -> None:
+        """Forgets all but the first `rows` sequences."""
+        assert self.prefix is not None
+        self.prefix = (self.prefix[0][:rows], self.prefix[1][:rows])
+        self.own = [(key[:rows], value[:rows]) for key, value in self.own]
+
 
 def unrolled_attention(query: torch.Tensor, cache: DraftCache, visible: torch.Tensor) -> torch.Tensor:
     """Attention of chains over their prefix and their own drafted steps.

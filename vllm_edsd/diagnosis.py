@@ -111,18 +111,14 @@ def runner() -> Check:
 
 
 def preload(environ: Mapping[str, str]) -> Check:
-    """Whether the CPU backend gets its allocator and its OpenMP."""
+    """Whether the CPU backend gets an allocator that keeps its memory, and Intel's OpenMP."""
     if not serve.is_cpu():
         return Check("preloaded libraries", "ok", "only the CPU backend needs any")
-    result = cpu.cpu_environment(environ).get("LD_PRELOAD", "")
-    missing = []
-    if not any(name in result for name in cpu.ALLOCATORS):
-        missing.append("tcmalloc (Debian: apt install libtcmalloc-minimal4)")
-    if not any(name in result for name in cpu.OPENMP):
-        missing.append("Intel OpenMP (pip install intel-openmp)")
-    detail = f"--edsd starts the engine with LD_PRELOAD={result}" if result else "nothing to preload was found"
-    if missing:
-        return Check("preloaded libraries", "warn", detail, f"for speed install {' and '.join(missing)}")
+    environment = cpu.cpu_environment(environ)
+    given = {name: environment[name] for name in ("LD_PRELOAD", *cpu.GLIBC) if name in environment}
+    detail = f"--edsd starts the engine with {' '.join(f'{name}={value}' for name, value in given.items())}"
+    if not any(name in environment.get("LD_PRELOAD", "") for name in cpu.OPENMP):
+        return Check("preloaded libraries", "warn", detail, "for speed install Intel OpenMP: pip install intel-openmp")
     return Check("preloaded libraries", "ok", detail)
 
 

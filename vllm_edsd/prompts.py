@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,6 +46,19 @@ def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
     if not prompts:
         raise UserError(f"prompt file {path} is empty; each line must be a JSON object with `id` and `turns`")
     return prompts if limit is None else _spread(prompts, limit)
+
+
+def normalised(text: str) -> str:
+    """What two texts share that differ only in case and spacing."""
+    return " ".join(text.lower().split())
+
+
+def distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """The first of each group of prompts whose system prompt and turns are the same but for case and spacing."""
+    kept: dict[tuple[str, ...], Prompt] = {}
+    for prompt in prompts:
+        kept.setdefault(tuple(map(normalised, (prompt.system or "", *prompt.turns))), prompt)
+    return list(kept.values())
 
 
 def _parse(line: str, place: str) -> Prompt:

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
+from vllm_edsd.cli.regen import gather
 from vllm_edsd.errors import UserError
-from vllm_edsd.prompts import read_prompts
+from vllm_edsd.prompts import Prompt, distinct, read_prompts
 
 
 def write(path, rows):
@@ -54,3 +55,18 @@ def test_missing_and_garbled_files(tmp_path):
 def test_limit_out_of_range(limit, tmp_path):
     with pytest.raises(UserError, match=f"limit {limit}"):
         read_prompts(write(tmp_path / "p.jsonl", [{"id": "1", "turns": ["a"]}]), limit)
+
+
+def test_gathers_several_files_without_repeats(tmp_path):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("".join(json.dumps({"id": f"a{n}", "turns": [f"Question {n}"]}) + "\n" for n in range(10)))
+    second.write_text(json.dumps({"id": "b", "turns": ["question  3"]}) + "\n" + json.dumps({"id": "c", "turns": ["New"]}))
+    assert [prompt.id for prompt in gather([str(first), str(second)], 0)] == [*(f"a{n}" for n in range(10)), "c"]
+    sampled = gather([f"{first}:4", str(second)], 0)
+    assert len(sampled) in (5, 6) and sampled == gather([f"{first}:4", str(second)], 0)
+    assert {prompt.id[0] for prompt in sampled} >= {"a", "c"}
+
+
+def test_a_system_prompt_makes_another_prompt():
+    plain, ruled = Prompt(id="1", turns=["Hi"]), Prompt(id="2", turns=["Hi"], system="Be kind.")
+    assert distinct([plain, ruled, plain]) == [plain, ruled]

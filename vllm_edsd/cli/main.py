@@ -7,6 +7,7 @@ import typer
 from vllm_edsd.cli.bench import bench
 from vllm_edsd.cli.demo import demo
 from vllm_edsd.cli.doctor import doctor
+from vllm_edsd.cli.prompts import prompts
 from vllm_edsd.cli.regen import regen
 from vllm_edsd.cli.target import target
 from vllm_edsd.cli.train import train
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (target, regen, train, bench, doctor, demo):
+for command in (target, prompts, regen, train, bench, doctor, demo):
     app.command()(command)
 
 

@@ -1,6 +1,6 @@
 """`vllm-edsd regen`: the target's own answers to prompts, as training data."""
 
-import os
+import random
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,14 +8,18 @@ from typing import Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vllm_edsd.engine.cpu import restart
 from vllm_edsd.errors import UserError
-from vllm_edsd.prompts import read_prompts
+from vllm_edsd.prompts import Prompt, distinct, read_prompts
 from vllm_edsd.training.regen import RegenOptions, regenerate
 
 
 def regen(
     target: Annotated[Path, typer.Argument(help="Directory of the target's Hugging Face checkpoint.")],
-    prompts: Annotated[Path, typer.Option(help="Prompts: JSON lines with `id` and `turns`, gzipped or not.")],
+    prompts: Annotated[
+        list[str],
+        typer.Option(help="Prompts: JSON lines with `id` and `turns`, gzipped or not; FILE:N takes N of them at random."),
+    ],
     out: Annotated[Path, typer.Option(help="Directory for the shards; run again with the same options to resume.")],
     tokens: Annotated[int, typer.Option(min=1, help="Stop after so many response tokens.")] = 1_000_000,
     temperature: Annotated[
@@ -30,10 +34,9 @@ def regen(
 ) -> None:
     """Regenerate responses with the target through vLLM, with its own chat template."""
     mine, parts = _part(part)
-    if not (target / "config.json").is_file():
-        raise UserError(f"target {target} has no config.json; make one with: vllm-edsd target smollm2 --out {target}")
-    chosen = read_prompts(prompts)
-    _preload_and_restart()
+    require_target(target)
+    chosen = gather(prompts, seed)
+    restart_with_preloads()
     from vllm_edsd.engine.offline import OfflineTarget
 
     engine = OfflineTarget(target, dtype, max_prompt_tokens + max_tokens, max_tokens, seed + mine - 1)
@@ -60,6 +63,25 @@ def regen(
     print(f"{out}: {written} response tokens in part {part}")
 
 
+def require_target(target: Path) -> None:
+    """Raises UserError when `target` is no checkpoint."""
+    if not (target / "config.json").is_file():
+        raise UserError(f"target {target} has no config.json; make one with: vllm-edsd target smollm2 --out {target}")
+
+
+def gather(sources: list[str], seed: int) -> list[Prompt]:
+    """The distinct prompts of several `FILE` or `FILE:N`."""
+    found: list[Prompt] = []
+    for source in sources:
+        name, _, count = source.rpartition(":")
+        if name and count.isdigit():
+            prompts = read_prompts(Path(name))
+            found += random.Random(seed).sample(prompts, min(int(count), len(prompts)))
+        else:
+            found += read_prompts(Path(source))
+    return distinct(found)
+
+
 def _part(part: str) -> tuple[int, int]:
     left, _, right = part.partition("/")
     if not (left.isdigit() and right.isdigit() and 1 <= int(left) <= int(right)):
@@ -67,14 +89,9 @@ def _part(part: str) -> tuple[int, int]:
     return int(left), int(right)
 
 
-def _preload_and_restart() -> None:
-    """On CPU, starts this command again with the allocators that vLLM wants: they load only with the process."""
+def restart_with_preloads() -> None:
+    """On CPU, starts this command again with the allocator and OpenMP that it wants: they load only with the process."""
     import torch
 
-    if torch.cuda.is_available() or sys.argv[0].endswith(".py"):
-        return
-    from vllm_edsd.engine.cpu import cpu_environment
-
-    environment = cpu_environment(os.environ)
-    if environment != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, "-m", "vllm_edsd.cli.main", *sys.argv[1:]], environment)
+    if not torch.cuda.is_available() and not sys.argv[0].endswith(".py"):
+        restart("vllm_edsd.cli.main")

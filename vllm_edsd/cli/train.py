@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from vllm_edsd.cli.regen import restart_with_preloads
 from vllm_edsd.config import validate
 from vllm_edsd.errors import UserError
 from vllm_edsd.training.evaluation import Evaluation
@@ -21,6 +22,7 @@ def train(
 ) -> None:
     """Train a drafter and export a directory that vLLM loads; run again to resume from the last checkpoint."""
     chosen = read_recipe(recipe)
+    restart_with_preloads()
     from vllm_edsd.training.trainer import Progress, Trainer
 
     console = Console(stderr=True)

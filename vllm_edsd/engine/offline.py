@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vllm_edsd.kv_cache import token_bytes
 
+MARK = "%user%"  # any text that no template contains
 SEQUENCES = 160  # answered at a time: on CPU more brings nothing
 
 
@@ -38,6 +39,12 @@ class OfflineTarget:
         tokens = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert isinstance(tokens, list)
         return tokens
+
+    def user_turn(self) -> list[int]:
+        """The tokens of a chat up to where the user's first turn begins."""
+        marked = self.tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False)
+        assert isinstance(marked, str)
+        return self.tokenizer.encode(marked[: marked.index(MARK)], add_special_tokens=False)
 
     def decode(self, tokens: list[int]) -> str:
         """Answer tokens to text, without special tokens."""

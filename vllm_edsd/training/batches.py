@@ -86,6 +86,8 @@ def plan(samples: Sequence[Indexed], batch_tokens: int, seed: int, epoch: int) -
             current.append(item)
         batches.append(current)
     shuffler.shuffle(batches)
+    for batch in batches:
+        shuffler.shuffle(batch)  # the first samples of a batch are drafted deeper than the last
     return batches
 
 

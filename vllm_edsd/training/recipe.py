@@ -47,6 +47,9 @@ class Recipe(BaseModel):
     )
     max_depth: int = Field(default=5, ge=1, le=16, description="S_max: unroll steps at full depth")
     depth_decay: float = Field(default=0.8, gt=0, le=1, description="weight of unroll step j is depth_decay ** j")
+    going_on: float = Field(
+        default=1.0, gt=0, le=1, description="share of a step's samples that go on from one unroll step to the next"
+    )
     curriculum: Curriculum = Curriculum()
     epochs: float = Field(default=4.0, gt=0, description="passes over the data; a fraction stops within one")
     batch_tokens: int = Field(

@@ -44,9 +44,12 @@ def training_loss(
     depth: int,
     share: float,
     decay: float,
+    going_on: float,
     dtype: torch.dtype,
 ) -> StepResult:
     """sum_j decay^j L_j with L_j = -(1/BS) sum m_j sum_v p log q_j (EDTrain); BS counts positions before any mask.
+
+    Only a share `going_on` of the samples of one unroll step goes on to the next, which BS follows [ours].
 
     `head` holds the target's rows of the draft vocabulary, in `dtype`; `share` is the entropy mask's share. Positions whose
     target argmax lies outside the draft vocabulary are masked.
@@ -57,18 +60,19 @@ def training_loss(
     rows[keep] = torch.arange(len(target), device=keep.device)
     # The mask is of target tokens, so that it follows them through the unroll.
     keep[keep.clone()] = easy_tokens(entropy, share)
-    scale = 1.0 / max(int(batch.valid.sum()), 1)
     total = torch.zeros((), device=keep.device)
     acceptance = []
     device = keep.device.type
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        for step, state in enumerate(unroll(drafter, embedding, batch, depth)):
-            mask = shift(keep, step)
-            wanted = shift(rows, step)[mask]
+        for step, state in enumerate(unroll(drafter, embedding, batch, depth, going_on)):
+            count = len(state)
+            mask = shift(keep[:count], step)
+            wanted = shift(rows[:count], step)[mask]
+            scale = decay**step / max(int(batch.valid[:count].sum()), 1)
             hidden = drafter.norm(state[mask]).to(dtype)
             with torch.autocast(device, enabled=False):
-                loss, guesses = head_loss(hidden, drafter.lm_head.weight, target[wanted], scale * decay**step)
+                loss, guesses = head_loss(hidden, drafter.lm_head.weight, target[wanted], scale)
             total = total + loss
             said = drafter.draft_ids[guesses]
-            acceptance.append(float((said == shift(batch.argmax, step)[mask]).float().mean()) if len(said) else 0.0)
+            acceptance.append(float((said == shift(batch.argmax[:count], step)[mask]).float().mean()) if len(said) else 0.0)
     return StepResult(total, acceptance)

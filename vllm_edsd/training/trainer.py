@@ -118,6 +118,7 @@ class Trainer:
             unrolled,
             masked_share(recipe.curriculum, progress),
             recipe.depth_decay,
+            recipe.going_on,
             self.dtype,
         )
         for group in self.optimizer.param_groups:

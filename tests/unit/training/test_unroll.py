@@ -54,3 +54,13 @@ def test_batches_pair_each_chain_with_the_target_two_tokens_on(trainer, tiny_tar
         assert torch.equal(batch.argmax[row, -count:], logits[item.sample.answer :].argmax(-1))
         assert int(batch.valid[row].sum()) == count - 1
         assert torch.equal(shift(batch.following[:, -batch.valid.shape[1] :], 1)[row, -count:-1], tokens[-count + 1 :])
+
+
+@torch.inference_mode()
+def test_samples_that_go_on_are_not_touched_by_those_that_do_not(trainer):
+    batch = trainer._load(trainer.train_set[:3])
+    whole = list(unroll(trainer.drafter, trainer.target.embedding, batch, 3))
+    part = list(unroll(trainer.drafter, trainer.target.embedding, batch, 3, going_on=0.6))
+    assert [len(state) for state in part] == [3, 2, 2]
+    for state, full in zip(part, whole, strict=True):
+        torch.testing.assert_close(state, full[: len(state)])
