@@ -146,27 +146,3 @@ def test_without_another_allocator_glibc_keeps_its_memory(monkeypatch):
     assert cpu.cpu_environment({"A": "b"}) == {"A": "b", **cpu.GLIBC}
     assert cpu.cpu_environment({"MALLOC_TRIM_THRESHOLD_": "1"})["MALLOC_TRIM_THRESHOLD_"] == "1"
     assert cpu.cpu_environment({"LD_PRELOAD": "/x/libmimalloc.so"}) == {"LD_PRELOAD": "/x/libmimalloc.so"}
-
-
-ALLOCATE = """
-import resource, torch
-torch.set_num_threads(1)
-def grow():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        held = [torch.empty(6_000_000).fill_(1.0) for _ in range(4)]
-        del held
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-grow()
-print(grow())
-"""
-
-
-def test_glibc_as_told_does_not_fault_its_pages_in_again():
-    bare = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", *cpu.GLIBC)}
-
-    def faults(environment):
-        done = subprocess.run([sys.executable, "-c", ALLOCATE], env=environment, capture_output=True, text=True, check=True)
-        return int(done.stdout)
-
-    assert faults(bare | cpu.GLIBC) < 1000 < 10_000 < faults(bare)

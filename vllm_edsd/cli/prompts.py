@@ -9,6 +9,7 @@ from vllm_edsd.cli.regen import require_target, restart_with_preloads
 from vllm_edsd.files import atomic
 from vllm_edsd.training.self_prompts import self_prompts
 
+
 def prompts(
     target: Annotated[Path, typer.Argument(help="Directory of the target's Hugging Face checkpoint.")],
     out: Annotated[Path, typer.Option(help="JSON lines file to write.")],

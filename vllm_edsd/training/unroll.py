@@ -10,7 +10,9 @@ from vllm_edsd.drafters.layers import DraftCache
 from vllm_edsd.training.batches import Batch
 
 
-def unroll(drafter: Drafter, embedding: torch.Tensor, batch: Batch, depth: int, going_on: float = 1.0) -> Iterator[torch.Tensor]:
+def unroll(
+    drafter: Drafter, embedding: torch.Tensor, batch: Batch, depth: int, going_on: float = 1.0
+) -> Iterator[torch.Tensor]:
     """Yields the chains' states [B_j, Lq, H] after each of `depth` steps, under teacher forcing.
 
     Step j of the chain that starts at input i takes token i+1+j and predicts token i+2+j. `embedding` is the target's,
