@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.reference.growth import Plan, grow
@@ -47,7 +46,7 @@ class Engine:
     def __init__(self, target: Model, drafter: Model, scorer: Scorer, plan: Plan, sampling: Sampling) -> None:
         if target.vocabulary != drafter.vocabulary:
             raise UserError(
-                f"the target has {target.vocabulary} tokens and the drafter {drafter.vocabulary}: give a drafter of its vocabulary"
+                f"the target has {target.vocabulary} tokens and the drafter {drafter.vocabulary}: give one of its vocabulary"
             )
         self.target, self.drafter, self.scorer, self.plan, self.sampling = target, drafter, scorer, plan, sampling
 
@@ -58,8 +57,10 @@ class Engine:
 
         `generator` lives on the models' device.
         """
-        if not all(prompts):
-            raise UserError("a prompt is empty: give at least one token, such as the beginning-of-text token")
+        if not prompts or not all(map(len, prompts)):
+            raise UserError(
+                "there is no prompt, or an empty one: give each at least one token, such as the beginning of text"
+            )
         device, count = generator.device, len(prompts)
         out = torch.full((count, tokens), -1, device=device)
         made, *counters = (torch.zeros(count, dtype=torch.long, device=device) for _ in range(5))
@@ -90,7 +91,8 @@ class Engine:
 def prefill(sessions: Sequence[Session], prompts: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
     """Makes all but the last token of each prompt the sessions' text; returns the last ones, int64 [B], the first roots."""
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    padded = pad_sequence([torch.tensor(prompt, device=device) for prompt in prompts], batch_first=True)
+    longest = max(map(len, prompts))
+    padded = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
     slots = torch.arange(padded.shape[1] - 1, device=device).expand(len(padded), -1)
     if slots.shape[1]:
         for session in sessions:
@@ -100,7 +102,12 @@ def prefill(sessions: Sequence[Session], prompts: Sequence[Sequence[int]], devic
 
 
 def write(
-    out: torch.Tensor, made: torch.Tensor, rows: torch.Tensor, emitted: torch.Tensor, counts: torch.Tensor, stop: Collection[int]
+    out: torch.Tensor,
+    made: torch.Tensor,
+    rows: torch.Tensor,
+    emitted: torch.Tensor,
+    counts: torch.Tensor,
+    stop: Collection[int],
 ) -> torch.Tensor:
     """Appends the first `counts` [R] of `emitted` [R, S] to `rows` [R] of `out` [B, N], which hold `made` [B] tokens.
 

@@ -20,7 +20,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if min(self.widths, default=1) < 1 or self.temperature <= 0:
-            raise ValueError(f"widths {self.widths} or temperature {self.temperature}: give widths from 1, a positive temperature")
+            raise ValueError(
+                f"widths {self.widths} or temperature {self.temperature}: give widths from 1, a positive temperature"
+            )
 
 
 def draw(probs: torch.Tensor, width: int, draws: Draws, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +38,9 @@ def draw(probs: torch.Tensor, width: int, draws: Draws, generator: torch.Generat
     return tokens, scores > 0
 
 
-def grow(session: Session, roots: torch.Tensor, vocabulary: int, plan: Plan, scorer: Scorer, generator: torch.Generator) -> Draft:
+def grow(
+    session: Session, roots: torch.Tensor, vocabulary: int, plan: Plan, scorer: Scorer, generator: torch.Generator
+) -> Draft:
     """Feeds `roots` int64 [B] and all slots drafted below them to the drafter's session; unpruned but for layered scorers.
 
     The last layer is fed too, so that the drafter's cache holds the same slots as the target's.

@@ -1,6 +1,7 @@
 """Any Hugging Face causal language model, over trees: a 4-D mask, positions by depth, and a KV cache that is cut back."""
 
 import inspect
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -23,7 +24,9 @@ class HuggingFace(Model):
         config = model.config.get_text_config(decoder=True)
         name, attention = type(model).__name__, config._attn_implementation
         if attention not in MASKED:
-            raise UserError(f"{name} was loaded with attn_implementation={attention!r}: load it with one of {', '.join(MASKED)}")
+            raise UserError(
+                f"{name} was loaded with attn_implementation={attention!r}: load it with one of {', '.join(MASKED)}"
+            )
         recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if recurrent or "position_ids" not in inspect.signature(model.forward).parameters:
             what = f"has layers of type {', '.join(sorted(recurrent))}" if recurrent else "takes no position_ids"
@@ -39,7 +42,8 @@ class _CachedSession(Session):
     """The cache holds the text, padded to the longest row, then the slots fed since the last commit."""
 
     def __init__(self, owner: HuggingFace, rows: int) -> None:
-        self.owner, self.cache = owner, DynamicCache()
+        self.owner = owner
+        self.cache: Any = DynamicCache()
         self.text = torch.zeros(rows, 0, dtype=torch.bool, device=owner.model.device)
         self.parents = torch.zeros(rows, 0, dtype=torch.long, device=owner.model.device)
 
@@ -51,7 +55,7 @@ class _CachedSession(Session):
         positions = visible.sum(2) - 1
         if self.owner.window is not None and int(positions.max()) >= self.owner.window:
             raise UserError(
-                f"a text is longer than the sliding window of {self.owner.window} tokens: give shorter prompts or fewer tokens"
+                f"a text outgrows the sliding window of {self.owner.window} tokens: give shorter prompts or fewer tokens"
             )
         mask = torch.zeros(visible.shape, dtype=self.owner.model.dtype, device=visible.device)
         mask = mask.masked_fill(~visible, torch.finfo(mask.dtype).min)[:, None]

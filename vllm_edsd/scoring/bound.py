@@ -24,7 +24,9 @@ def alpha_star(target: torch.Tensor, draft: torch.Tensor, drafts: int = 1, draws
         lowest = (target[order].cumsum(0) - draft[order].cumsum(0) ** drafts).min()
         return float(1 + lowest.clamp(max=0))
     if len(target) > LARGEST:
-        raise ValueError(f"{len(target)} tokens: the bound for distinct draws enumerates subsets, of {LARGEST} tokens at most")
+        raise ValueError(
+            f"{len(target)} tokens: the bound for distinct draws enumerates subsets, of {LARGEST} tokens at most"
+        )
     within = distinct_sets(draft, drafts)
     masses = torch.zeros_like(within)
     sets = torch.arange(len(within))

@@ -52,7 +52,7 @@ class Draft:
         slots = torch.arange(self.tokens.shape[1], device=self.parents.device)
         if self.probs.shape[:2] != self.tokens.shape or self.alive.shape != self.tokens.shape:
             raise ValueError(
-                f"tokens {list(self.tokens.shape)}, alive {list(self.alive.shape)} and probs {list(self.probs.shape)} disagree"
+                f"tokens {list(self.tokens.shape)}, alive {list(self.alive.shape)}, probs {list(self.probs.shape)} disagree"
             )
         if (self.parents[:, 1:] >= slots[1:]).any() or self.parents[:, 0].any():
             raise ValueError("a parent has to stand before its children, and the root has to be slot 0")

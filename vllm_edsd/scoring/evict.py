@@ -13,8 +13,8 @@ from vllm_edsd.scoring.survival import survival
 def spend(scores: torch.Tensor, costs: torch.Tensor, expected: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """Which slots to verify on top of `count` [B] of them that emit `expected` [B] tokens: bool [B, S].
 
-    argmax over k of (expected + sum of the k best `scores` [B, S]) / costs[count + k], the fewest where equal; a score of -inf
-    is never chosen. `costs` [N] in seconds per step.
+    argmax over k of (expected + sum of the k best `scores` [B, S]) / costs[count + k], the fewest where equal; -inf is never
+    chosen. `costs` [N] in seconds per step.
     """
     ranked, order = scores.sort(dim=1, descending=True, stable=True)
     emitted = torch.cat([expected[:, None], expected[:, None] + ranked.cumsum(1)], 1)
@@ -42,12 +42,13 @@ class Evict(Recursive):
             raise UserError(f"EVICT has {len(self.costs)} costs for drafts of up to {slots - 1} tokens: give {slots}")
         scores = survival(draft).double()
         costs = self.costs.to(scores.device)
-        kept = draft.depths == 0
-        layers = [draft.depths > 0]
-        if draft.draws is not Draws.FIXED:
-            layers = [draft.depths == depth for depth in range(1, int(draft.depths.max()) + 1)]
-        for layer in layers:
-            open_to = layer if draft.draws is Draws.FIXED else layer & kept.gather(1, draft.parents)
-            expected = (scores * kept).nan_to_num(0, neginf=0).sum(1)
-            kept = kept | spend(scores.masked_fill(~open_to, -torch.inf), costs, expected, kept.sum(1) - 1)
+        root = draft.depths == 0
+        if draft.draws is Draws.FIXED:
+            bonus = torch.ones_like(scores[:, 0])
+            return draft.pruned(spend(scores.masked_fill(root, -torch.inf), costs, bonus, bonus.long() - 1))
+        kept = root
+        for depth in range(1, int(draft.depths.max()) + 1):
+            layer = (draft.depths == depth) & kept.gather(1, draft.parents)
+            expected = scores.masked_fill(~kept, 0).sum(1)  # the root's 1 is the bonus token
+            kept = kept | spend(scores.masked_fill(~layer, -torch.inf), costs, expected, kept.sum(1) - 1)
         return draft.pruned(kept)

@@ -18,7 +18,7 @@ OURS = {
 
 
 def known() -> dict[str, EntryPoint]:
-    """Every scorer's entry point by name, sorted; nothing is imported. UserError where a package takes a name that is taken."""
+    """Every scorer's entry point by name, sorted; nothing is imported. UserError for a name that is taken twice."""
     found: dict[str, EntryPoint] = {}
     for entry in [*(EntryPoint(name, value, GROUP) for name, value in OURS.items()), *entry_points(group=GROUP)]:
         if found.setdefault(entry.name, entry).value != entry.value:

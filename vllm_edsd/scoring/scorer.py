@@ -26,7 +26,8 @@ class Scorer(ABC):
     """Lossless: whatever the draft, the emitted tokens follow the target's distributions.
 
     `prune` must not look at what chance decided: with sampled draws, whether a slot is kept may depend on the text and on
-    tokens drawn in layers above it, never on its own token, its siblings' or later ones (design: methods, section 3).
+    tokens drawn in layers above it, never on its own token, its siblings' or later ones. With p = q = (0.9, 0.1), dropping
+    the draft whenever the rare token was drawn would emit the likely one with probability 0.99.
     """
 
     draws: ClassVar[frozenset[Draws]] = frozenset(Draws)  # the drafts that `accept` is lossless for
