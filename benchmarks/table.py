@@ -6,10 +6,13 @@ from pathlib import Path
 
 COLUMNS = {
     "arm": "arm",
+    "policy": "policy",
     "concurrency": "conc.",
     "output_tokens_per_s": "tokens/s",
     "speedup": "speed-up",
     "acceptance_length": "acceptance length",
+    "tokens_per_step": "tokens / step",
+    "draft_tokens": "verified drafts",
     "per_position": "accepted by position",
     "identical_share": "identical to none",
     "ttft_ms": "TTFT p50 ms",
@@ -31,7 +34,7 @@ def cell(key: str, value) -> str:
 
 def table(result: dict) -> str:
     rows = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
-    rows += [[cell(key, row[key]) for key in COLUMNS] for row in result["arms"]]
+    rows += [[cell(key, row.get(key)) for key in COLUMNS] for row in result["arms"]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

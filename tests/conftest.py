@@ -1,10 +1,11 @@
-"""A tiny real target and data that it wrote, made once for each test session."""
+"""The bundled target, and a tiny real one with data that it wrote; each made once."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from vllm_edsd.targets import default_target
 from vllm_edsd.training.samples import Sample, write_shard
 
 TINY = {
@@ -20,6 +21,12 @@ TINY = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+
+
+@pytest.fixture(scope="session")
+def target() -> Path:
+    """SmolLM2-135M-Instruct in the user's cache."""
+    return default_target()
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vllm_edsd.errors import UserError
+from vllm_edsd.policy.registry import names
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -16,13 +17,26 @@ class ServeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     drafter: str = Field(min_length=1, description="name of a bundled drafter, or path of a drafter's directory")
+    policy: str | None = Field(
+        default=None,
+        description="how far to draft: a policy by name; by default evict on vLLM's CPU backend and fixed elsewhere",
+    )
     # vLLM's rejection sampler asserts at most 128 draft tokens for a request.
-    # The bundled drafters gain at 2 and not at 5 (docs/results/first-light.md).
-    num_tokens: int = Field(default=2, ge=1, le=128, description="draft tokens per step (K)")
+    num_tokens: int | None = Field(
+        default=None, ge=1, le=128, description="draft tokens per step (K), at most; by default 2 with policy fixed, else 8"
+    )
     draft_sample_method: Literal["greedy", "probabilistic"] = Field(
         default="greedy",
         description="how the drafter picks its tokens: its likeliest one, or a sample at the request's temperature",
     )
+
+
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str | None) -> str | None:
+        if policy is not None and policy not in names():
+            raise ValueError(f"unknown; known: {', '.join(names())}")
+        return policy
 
 
 def validate(model: type[Model], data: Mapping[str, Any], place: str, spell: Callable[[str], str] = repr) -> Model:

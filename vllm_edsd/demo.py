@@ -7,6 +7,7 @@ from vllm_edsd.bench.progress import Progress
 from vllm_edsd.bench.report import figure, positions, table
 from vllm_edsd.bench.run import BenchOptions, Outcome, run_bench
 from vllm_edsd.prompts import Prompt
+from vllm_edsd.serving import ADAPTIVE, DEFAULT_TOKENS
 from vllm_edsd.targets import default_target
 
 QUESTIONS = {
@@ -27,7 +28,7 @@ MAX_TOKENS = 128
 LINES = 3
 
 
-def run_demo(num_tokens: int) -> None:
+def run_demo() -> None:
     """Prepares the target, runs both servers and prints what came of it. Raises UserError when something is missing."""
     prompts = tuple(Prompt(id=name, category=name, turns=[text]) for name, text in QUESTIONS.items())
     with Progress() as progress:
@@ -36,7 +37,13 @@ def run_demo(num_tokens: int) -> None:
         progress.say(f"Starting `vllm serve {target}` twice: plain, and with `--edsd smollm2-edsd`. About a minute each ...")
         outcome = run_bench(
             BenchOptions(
-                target, ("none", "edsd"), prompts, num_tokens=num_tokens, max_tokens=MAX_TOKENS, enforce_eager=True
+                target,
+                ("none", "edsd"),
+                prompts,
+                num_tokens=DEFAULT_TOKENS[True],
+                policies=(ADAPTIVE,),
+                max_tokens=MAX_TOKENS,
+                enforce_eager=True,
             ),
             progress,
         )

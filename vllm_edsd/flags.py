@@ -1,7 +1,7 @@
 """`vllm serve TARGET --edsd DRAFTER --edsd.num-tokens 5`, and the environment that stands for it in containers.
 
 vLLM's parser turns `--edsd.key value` into `--edsd '{"key": value}'`; the action below merges that with the drafter's name.
-What comes out of parsing is vLLM's own `speculative_config` and nothing else, so no flag leaves no trace.
+What comes out of parsing is vLLM's own arguments and nothing else, so no flag leaves no trace.
 """
 
 import argparse
@@ -14,11 +14,12 @@ from typing import Any
 from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.errors import UserError
-from vllm_edsd.serving import from_environment, speculative_config, variable
+from vllm_edsd.serving import engine_arguments, from_environment, variable
 
 FLAG = "--edsd"
 RIVALS = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
 Prepare = Callable[[TargetShape | None], None]
+Obstacle = Callable[[Mapping[str, Any]], str | None]
 
 
 def asked_for(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
@@ -27,11 +28,11 @@ def asked_for(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     return flagged or "drafter" in from_environment(environ)
 
 
-def extend(parser: argparse.ArgumentParser, prepare: Prepare) -> None:
-    """Adds `--edsd` to `parser` and lets every parse that uses it (or EDSD_DRAFTER) fill in `speculative_config`.
+def extend(parser: argparse.ArgumentParser, prepare: Prepare, obstacle: Obstacle) -> None:
+    """Adds `--edsd` to `parser` and lets every parse that uses it (or EDSD_DRAFTER) fill in `speculative_config` and so on.
 
-    `prepare` is called with the target, if its configuration is readable, before the parse returns. A user's mistake ends
-    the process with one message and status 2.
+    `obstacle` says of the parsed arguments why draft lengths cannot adapt; `prepare` is called with the target, if its
+    configuration is readable, before the parse returns. A user's mistake ends the process with one message and status 2.
     """
     group = parser.add_argument_group("EDSD", "Speculative decoding with a trained drafter (vllm-edsd).")
     group.add_argument(FLAG, action=_Collect, default=argparse.SUPPRESS, metavar="DRAFTER", help=_help())
@@ -43,7 +44,7 @@ def extend(parser: argparse.ArgumentParser, prepare: Prepare) -> None:
             found, rest = parse(arguments, namespace)
             # vLLM parses an empty line to learn its defaults: those must not depend on the environment.
             if arguments:
-                apply(found, os.environ, prepare)
+                apply(found, os.environ, prepare, obstacle)
         except UserError as error:
             parser.exit(2, f"{parser.prog}: error: {error}\n")
         return found, rest
@@ -51,8 +52,8 @@ def extend(parser: argparse.ArgumentParser, prepare: Prepare) -> None:
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign,assignment]
 
 
-def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Prepare) -> None:
-    """Replaces what `--edsd` and `environ` say by `namespace.speculative_config`; the flag wins. Raises UserError."""
+def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Prepare, obstacle: Obstacle) -> None:
+    """Replaces what `--edsd` and `environ` say by vLLM's own arguments; the flag wins. Raises UserError."""
     flagged = vars(namespace).pop("edsd", {})
     from_env = from_environment(environ)
     given = from_env | flagged
@@ -73,7 +74,10 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
     config = validate(ServeConfig, given, FLAG, spell)
     name = getattr(namespace, "model_tag", None) or namespace.model
     target = read_target(name, getattr(namespace, "revision", None))
-    namespace.speculative_config = speculative_config(config, target)
+    for argument, value in engine_arguments(config, target, obstacle(vars(namespace))).items():
+        if argument == "additional_config":
+            value = {**(getattr(namespace, argument, None) or {}), **value}
+        setattr(namespace, argument, value)
     prepare(None if getattr(namespace, "model_impl", None) == "transformers" else target)
 
 

@@ -26,9 +26,9 @@ class Lists:
 
 def sort_out(positional: Sequence[str], arms: Sequence[str], concurrency: Sequence[str]) -> Lists:
     """Raises UserError for an unknown arm, a concurrency below 1, or a second target."""
-    names, levels, targets = _split(arms), _split(concurrency), []
+    names, levels, targets = [*split(arms)], [*split(concurrency)], []
     for value in positional:
-        parts = _split([value])
+        parts = split([value])
         if Path(value).expanduser().is_dir():
             targets.append(value)
         elif all(part in ARMS for part in parts):
@@ -68,8 +68,9 @@ def check_dtype(dtype: str) -> None:
         raise UserError(f"--dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
 
 
-def _split(values: Sequence[str]) -> list[str]:
-    return [part for value in values for part in value.replace(",", " ").split()]
+def split(values: Sequence[str]) -> tuple[str, ...]:
+    """Comma- or space-separated values as one list."""
+    return tuple(part for value in values for part in value.replace(",", " ").split())
 
 
 def _level(value: str) -> int:

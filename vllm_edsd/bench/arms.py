@@ -5,6 +5,8 @@ ngram    vLLM's prompt lookup, matching the last 2 to 4 tokens
 suffix   vLLM's suffix decoding (needs arctic-inference)
 eagle3   our EAGLE-3 drafter, by `--edsd`
 edsd     our EDSD drafter, by `--edsd`
+
+The last two come once for each length policy that is asked for.
 """
 
 import dataclasses
@@ -16,31 +18,70 @@ from vllm_edsd.bench.arguments import ARMS
 from vllm_edsd.drafters.checkpoint import check, resolve
 from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.errors import UserError
+from vllm_edsd.policy.registry import names
 
 DRAFTERS = {"eagle3": "smollm2-eagle3", "edsd": "smollm2-edsd"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A name and the `vllm serve` arguments it adds; `remembers` its answers across requests if a repeat would be easier."""
+    """A name and the `vllm serve` arguments it adds; `remembers` its answers across requests if a repeat would be easier.
+
+    `policy` is how far it drafts, as in `evict:8`; None where vLLM's own method has no policy.
+    """
 
     name: str
     arguments: tuple[str, ...] = ()
     remembers: bool = False
+    policy: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, with the policy where there is one."""
+        return self.name if self.policy is None else f"{self.name} {self.policy}"
 
 
-def make_arms(names: Sequence[str], num_tokens: int, drafters: Mapping[str, str], target: TargetShape | None) -> list[Arm]:
-    """The arms `names`, all drafting up to `num_tokens` tokens a step; `drafters` overrides DRAFTERS.
+def make_arms(
+    arms: Sequence[str],
+    num_tokens: int,
+    drafters: Mapping[str, str],
+    target: TargetShape | None,
+    policies: Sequence[str] = ("fixed",),
+) -> list[Arm]:
+    """The arms of these names, all drafting up to `num_tokens` tokens a step; `drafters` overrides DRAFTERS.
 
-    Raises UserError for an unknown arm, a missing package, or a drafter that is absent or not made for `target`.
+    `policies` are names, each with `:K` where it shall draft up to another number of tokens. Raises UserError for an unknown
+    arm or policy, a missing package, or a drafter that is absent or not made for `target`.
     """
     for name in drafters:
         if name not in DRAFTERS:
             raise UserError(f"arm {name!r} takes no drafter; those that do: {', '.join(DRAFTERS)}")
-    return [_make(name, num_tokens, {**DRAFTERS, **drafters}, target) for name in dict.fromkeys(names)]
+    lengths = dict(parse_policy(policy, num_tokens) for policy in policies)
+    made = []
+    for name in dict.fromkeys(arms):
+        if name in DRAFTERS:
+            drafter = {**DRAFTERS, **drafters}[name]
+            check(resolve(drafter), target)
+            for policy, (kind, length) in lengths.items():
+                arguments = ("--edsd", drafter, "--edsd.policy", kind, "--edsd.num-tokens", str(length))
+                made.append(Arm(name, arguments, policy=policy))
+        else:
+            made.append(_make(name, num_tokens))
+    return made
 
 
-def _make(name: str, num_tokens: int, drafters: Mapping[str, str], target: TargetShape | None) -> Arm:
+def parse_policy(given: str, num_tokens: int) -> tuple[str, tuple[str, int]]:
+    """`evict` or `evict:8` to its full form and its parts. Raises UserError for another form or an unknown policy."""
+    kind, separator, length = given.partition(":")
+    if separator and not (length.isdigit() and int(length) >= 1):
+        raise UserError(f"--policies {given!r} is not NAME or NAME:K with K of 1 or more, as in fixed:3")
+    if kind not in names():
+        raise UserError(f"--policies: unknown policy {kind!r}; known: {', '.join(names())}")
+    most = int(length) if separator else num_tokens
+    return f"{kind}:{most}", (kind, most)
+
+
+def _make(name: str, num_tokens: int) -> Arm:
     if name == "none":
         return Arm(name)
     if name == "ngram":
@@ -53,9 +94,6 @@ def _make(name: str, num_tokens: int, drafters: Mapping[str, str], target: Targe
                 "it), or leave suffix out of --arms"
             )
         return _native(name, {"num_speculative_tokens": num_tokens}, remembers=True)
-    if name in DRAFTERS:
-        check(resolve(drafters[name]), target)
-        return Arm(name, ("--edsd", drafters[name], "--edsd.num-tokens", str(num_tokens)))
     raise UserError(f"unknown arm {name!r}; known: {', '.join(ARMS)}")
 
 

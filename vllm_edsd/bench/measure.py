@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 
+from vllm_edsd.bench.arms import Arm
 from vllm_edsd.bench.load import Reply
 from vllm_edsd.engine.counters import SpecCounters
 
@@ -34,7 +35,7 @@ class Sample:
 class Measurement:
     """All samples of one arm at one concurrency, block after block."""
 
-    arm: str
+    arm: Arm
     concurrency: int
     samples: list[Sample] = dataclasses.field(default_factory=list)
 
@@ -108,7 +109,8 @@ def summary(measured: Measurement, plain: Measurement | None, temperature: float
     tokens = sum(reply.tokens for reply in answers)
     errors = [reply.error for reply in measured.replies if reply.error is not None]
     return {
-        "arm": measured.arm,
+        "arm": measured.arm.name,
+        "policy": measured.arm.policy,
         "concurrency": measured.concurrency,
         "output_tokens_per_s": _round(measured.speed()),
         "speedup": _ratio(measured.speed(), plain.speed()) if plain else None,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from vllm_edsd.bench.report import label
 from vllm_edsd.files import atomic
 
 
@@ -11,13 +12,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = result["arms"]
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    arms = list(dict.fromkeys(map(label, rows)))
     levels = list(dict.fromkeys(row["concurrency"] for row in rows))
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     speed, length, position = figure.subplots(1, 3)
     width = 0.8 / len(arms)
     for index, arm in enumerate(arms):
-        mine = {row["concurrency"]: row for row in rows if row["arm"] == arm}
+        mine = {row["concurrency"]: row for row in rows if label(row) == arm}
         places = [place + (index - (len(arms) - 1) / 2) * width for place in range(len(levels))]
         speeds = [mine[level]["output_tokens_per_s"] for level in levels]
         bars = speed.bar(places, speeds, width, label=arm, color=f"C{index}")
@@ -35,12 +36,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.set_xticks(range(len(levels)), [f"concurrency {level}" for level in levels])
     position.set_title(f"share accepted by draft position, concurrency {levels[0]}", fontsize=9)
     position.set_ylim(0, 1)
-    position.set_xticks(range(1, result["environment"]["num_tokens"] + 1))
+    position.set_xticks(range(1, max((len(row["per_position"]) for row in rows), default=1) + 1))
     speed.legend(fontsize=8)
     environment = result["environment"]
     figure.suptitle(
         f"{Path(environment['target']).name}, {environment['dtype']}, temperature {environment['temperature']:g}, "
-        f"K={environment['num_tokens']}, {environment['prompt_count']} prompts, {environment['machine']['processor']}",
+        f"{environment['prompt_count']} prompts, {environment['machine']['processor']}",
         fontsize=10,
     )
     with atomic(path) as partial:

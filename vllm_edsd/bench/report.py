@@ -39,7 +39,7 @@ def table(result: dict[str, Any]) -> Table:
         shown.add_column(column, justify="left" if column == "arm" else "right")
     for row in result["arms"]:
         shown.add_row(
-            row["arm"],
+            label(row),
             str(row["concurrency"]),
             figure(row["output_tokens_per_s"], 1),
             figure(row["speedup"], 2),
@@ -57,17 +57,22 @@ def table(result: dict[str, Any]) -> Table:
 def positions(result: dict[str, Any]) -> list[str]:
     """One line for each arm and concurrency that drafted: the share accepted at each draft position."""
     return [
-        f"{row['arm']}, concurrency {row['concurrency']}: accepted by position "
+        f"{label(row)}, concurrency {row['concurrency']}: accepted by position "
         + " ".join(figure(share, 2) for share in row["per_position"])
         for row in result["arms"]
         if row["per_position"]
     ]
 
 
+def label(row: dict[str, Any]) -> str:
+    """The arm's name, with the policy where there is one."""
+    return f"{row['arm']} {row['policy']}" if row.get("policy") else row["arm"]
+
+
 def _title(environment: dict[str, Any]) -> str:
     return (
         f"{Path(environment['target']).name}, {environment['dtype']}, temperature {environment['temperature']:g}, "
-        f"K={environment['num_tokens']}, {environment['prompt_count']} prompts"
+        f"{environment['prompt_count']} prompts"
     )
 
 

@@ -42,6 +42,7 @@ class BenchOptions:
     dtype: str = "bfloat16"
     seed: int = 0
     num_tokens: int = 5
+    policies: tuple[str, ...] = ("fixed",)
     max_tokens: int = 256
     enforce_eager: bool = False
     drafters: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -56,7 +57,7 @@ class Outcome:
 
     def json(self) -> dict[str, Any]:
         """The result as it is written: `environment` and `arms`."""
-        plain = {found.concurrency: found for found in self.measurements if found.arm == "none"}
+        plain = {found.concurrency: found for found in self.measurements if found.arm.name == "none"}
         heat = self.environment["temperature"]
         arms = [summary(found, plain.get(found.concurrency), heat) for found in self.measurements]
         return {"environment": self.environment, "arms": arms}
@@ -64,7 +65,7 @@ class Outcome:
 
 def run_bench(options: BenchOptions, progress: Progress) -> Outcome:
     """Starts the servers, measures, stops them. Raises UserError for what cannot be served or dies on the way."""
-    arms = make_arms(options.arms, options.num_tokens, options.drafters, read_target(options.target))
+    arms = make_arms(options.arms, options.num_tokens, options.drafters, read_target(options.target), options.policies)
     sizes = measure_sizes(
         options.target, options.prompts, max(options.max_tokens, WARM_UP_TOKENS), max(options.concurrency), options.dtype
     )
@@ -86,7 +87,7 @@ def run_bench(options: BenchOptions, progress: Progress) -> Outcome:
         "prompt_count": len(options.prompts),
         "turns": "first",
         "interleaved": together,
-        "commands": {arm.name: shlex.join(["vllm", "serve", str(options.target), *common, *arm.arguments]) for arm in arms},
+        "commands": {arm.label: shlex.join(["vllm", "serve", str(options.target), *common, *arm.arguments]) for arm in arms},
     }
     progress.total = len(arms) * len(options.concurrency) * len(options.prompts)
     if not together:
@@ -97,23 +98,23 @@ def run_bench(options: BenchOptions, progress: Progress) -> Outcome:
             for group in ([arms] if together else [[arm] for arm in arms])
             for found in _measure(group, common, Path(folder), options, progress)
         ]
-    places = [(level, arm.name) for level in options.concurrency for arm in arms]
-    return Outcome(environment, sorted(measurements, key=lambda found: places.index((found.concurrency, found.arm))))
+    places = [(level, arm.label) for level in options.concurrency for arm in arms]
+    return Outcome(environment, sorted(measurements, key=lambda found: places.index((found.concurrency, found.arm.label))))
 
 
 def _measure(
     arms: Sequence[Arm], common: Sequence[str], folder: Path, options: BenchOptions, progress: Progress
 ) -> Iterator[Measurement]:
     with contextlib.ExitStack() as lasting:
-        servers: dict[str, tuple[Server, Load]] = {}
+        servers: dict[Arm, tuple[Server, Load]] = {}
         for level in options.concurrency:
             with contextlib.ExitStack() as passing:
                 for arm in arms:
                     # What remembers its answers must not meet the same prompts twice.
-                    if arm.remembers or arm.name not in servers:
+                    if arm.remembers or arm not in servers:
                         stack = passing if arm.remembers else lasting
-                        servers[arm.name] = _start(stack, arm, common, folder, options, progress)
-                yield from _measure_level(level, {arm.name: servers[arm.name] for arm in arms}, options, progress)
+                        servers[arm] = _start(stack, arm, common, folder, options, progress)
+                yield from _measure_level(level, {arm: servers[arm] for arm in arms}, options, progress)
 
 
 def _start(
@@ -123,8 +124,8 @@ def _start(
         serve(
             str(options.target),
             [*common, *arm.arguments],
-            folder / f"{arm.name}.log",
-            progress=lambda seconds: progress.status(f"starting {arm.name} ({seconds:.0f} s)"),
+            folder / f"{arm.label.replace(' ', '-').replace(':', '-')}.log",
+            progress=lambda seconds: progress.status(f"starting {arm.label} ({seconds:.0f} s)"),
         )
     )
     load = stack.enter_context(Load(server.url, options.max_tokens, options.temperature))
@@ -133,27 +134,27 @@ def _start(
 
 
 def _measure_level(
-    level: int, servers: dict[str, tuple[Server, Load]], options: BenchOptions, progress: Progress
+    level: int, servers: dict[Arm, tuple[Server, Load]], options: BenchOptions, progress: Progress
 ) -> list[Measurement]:
-    names = list(servers)
+    arms = list(servers)
     warm_up = [Prompt(id=f"warm-up {n}", turns=[WARM_UP.format(n)]) for n in range(max(2, level))]
-    for name, (server, load) in servers.items():
-        progress.status(f"warming up {name}, concurrency {level}")
+    for arm, (server, load) in servers.items():
+        progress.status(f"warming up {arm.label}, concurrency {level}")
         with _awake(server):
             load.send(warm_up, level, WARM_UP_TOKENS)
-    found = {name: Measurement(name, level) for name in names}
+    found = {arm: Measurement(arm, level) for arm in arms}
     for block, prompts in enumerate(split(options.prompts, level)):
-        turn = block % len(names)
-        for name in names[turn:] + names[:turn]:
-            server, load = servers[name]
-            progress.status(f"{name}, concurrency {level}")
+        turn = block % len(arms)
+        for arm in arms[turn:] + arms[:turn]:
+            server, load = servers[arm]
+            progress.status(f"{arm.label}, concurrency {level}")
             with _awake(server):
                 # Alone, each answer has counters of its own.
                 for part in [[prompt] for prompt in prompts] if level == 1 else [prompts]:
                     before = server.counters()
                     replies = load.send(part, level)
                     server.check()
-                    found[name].samples.append(Sample(block, tuple(replies), server.counters() - before))
+                    found[arm].samples.append(Sample(block, tuple(replies), server.counters() - before))
                     progress.advance(len(part))
     return list(found.values())
 

@@ -22,6 +22,10 @@ def bench(
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     seed: Annotated[int, typer.Option(help="Seed of the engines.")] = 0,
     num_tokens: Annotated[int, typer.Option(help="Draft tokens per step (K), for all arms.")] = 5,
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(help="Length policies of eagle3 and edsd, as in fixed:3,fixed:5,evict.  [default: fixed]"),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
     drafter: Annotated[
         list[str] | None, typer.Option(help="ARM=DRAFTER, a bundled name or a directory; repeatable.")
@@ -31,8 +35,8 @@ def bench(
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="Start servers faster, without compiling.")] = False,
 ) -> None:
     """Measure speed, acceptance length, latency and identity of answers, arm by arm. Status 1 if a request failed."""
-    from vllm_edsd.bench.arguments import check_dtype, check_range, parse_drafters, sort_out
-    from vllm_edsd.bench.report import check_place, positions, table, write
+    from vllm_edsd.bench.arguments import check_dtype, check_range, parse_drafters, sort_out, split
+    from vllm_edsd.bench.report import check_place, label, positions, table, write
     from vllm_edsd.prompts import read_prompts
 
     lists = sort_out(target or [], arms or ["none,edsd"], concurrency or ["1"])
@@ -68,6 +72,7 @@ def bench(
             dtype=dtype,
             seed=seed,
             num_tokens=num_tokens,
+            policies=split(policies or ["fixed"]),
             max_tokens=max_tokens,
             enforce_eager=enforce_eager,
             drafters=drafters,
@@ -80,6 +85,6 @@ def bench(
     Console().print(table(result), *positions(result), sep="\n", highlight=False)
     for row in result["arms"]:
         for error in row["errors"]:
-            typer.echo(f"{row['arm']}, concurrency {row['concurrency']}: a request failed: {error}", err=True)
+            typer.echo(f"{label(row)}, concurrency {row['concurrency']}: a request failed: {error}", err=True)
     if any(row["failed_requests"] for row in result["arms"]):
         raise typer.Exit(1)

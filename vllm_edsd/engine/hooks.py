@@ -13,6 +13,12 @@ from vllm_edsd import compat
 
 REGISTRY = "vllm.model_executor.models.registry"
 EAGLE3 = "vllm.model_executor.models.llama_eagle3"
+PROPOSER = "vllm.v1.spec_decode.llm_base_proposer"
+PROPOSE = (
+    *("self", "num_speculative_tokens", "target_token_ids", "target_positions", "target_hidden_states", "next_token_ids"),
+    *("token_indices_to_sample", "common_attn_metadata", "sampling_metadata", "mm_embed_inputs"),
+    *("num_rejected_tokens_gpu", "slot_mappings"),
+)
 # Tells `install()` in the engine's processes, which inherit it, that --edsd is in use.
 ACTIVE = "VLLM_EDSD_ACTIVE"
 DRAFT_MODELS = {"Eagle3EdsdModel": "vllm_edsd.drafters.edsd.vllm_model:Eagle3EdsdModel"}
@@ -56,6 +62,27 @@ SERVE = (
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.compute_logits", ("self", "hidden_states")),
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.get_top_tokens", ("self", "hidden_states")),
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.load_weights", ("self", "weights")),
+)
+# Checked once a policy that adapts is asked for.
+ADAPT = (
+    Hook(PROPOSER, "SpecDecodeBaseProposer.propose", PROPOSE),
+    Hook(PROPOSER, "SpecDecodeBaseProposer._sample_draft_tokens", ("self", "hidden_states", "sampling_metadata")),
+    Hook(PROPOSER, "SpecDecodeBaseProposer._sample_from_logits", ("self", "logits", "sampling_metadata")),
+    Hook(
+        PROPOSER,
+        "SpecDecodeBaseProposer.prepare_next_token_ids_cpu",
+        ("self", "sampled_token_ids", "requests", "gpu_input_batch", "num_scheduled_tokens"),
+    ),
+    Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
+    Hook("vllm.v1.worker.cpu_worker", "CPUWorker.execute_model", ("self", "scheduler_output")),
+    Hook(
+        "vllm.v1.attention.backend",
+        "CommonAttentionMetadata",
+        (
+            *("query_start_loc", "query_start_loc_cpu", "num_actual_tokens", "max_query_len"),
+            *("slot_mapping", "block_table_tensor", "seq_lens"),
+        ),
+    ),
 )
 
 
@@ -102,7 +129,7 @@ def _add_flag(engine_args: Any) -> None:
         from vllm_edsd.engine import serve
 
         parser = original(parser)
-        flags.extend(parser, serve.prepare)
+        flags.extend(parser, serve.prepare, serve.policy_obstacle)
         return parser
 
     add_cli_args.edsd = True  # type: ignore[attr-defined]

@@ -1,6 +1,8 @@
 """What must hold, and be set, before an engine with one of our drafters starts."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from vllm_edsd import compat
 from vllm_edsd.drafters.target import TargetShape
@@ -19,6 +21,21 @@ def prepare(target: TargetShape | None) -> None:
     if is_cpu():
         os.environ.update(cpu.cpu_environment(os.environ))
         cpu_sampling.install()
+
+
+def policy_obstacle(arguments: Mapping[str, Any]) -> str | None:
+    """Why the draft length cannot adapt with these vLLM arguments; None where it can."""
+    if not is_cpu():
+        return f"vLLM's backend here is {backend()}, and drafts of changing length are built for the CPU backend only"
+    name, reason = runner()
+    if name != "V1":
+        return f"vLLM's model runner here is {name} ({reason}), and drafts of changing length need V1"
+    for size in ("tensor_parallel_size", "pipeline_parallel_size"):
+        if arguments.get(size, 1) > 1:
+            return f"{size} is {arguments[size]}, and ranks that time their own steps would choose different lengths"
+    if arguments.get("worker_cls", "auto") != "auto":
+        return f"--worker-cls is {arguments['worker_cls']}, and a policy brings its own worker class"
+    return hooks.problem(hooks.ADAPT)
 
 
 def is_cpu() -> bool:

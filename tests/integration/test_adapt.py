@@ -1,0 +1,59 @@
+"""Drafts of changing length through a real engine, in float32: the text stays what plain decoding writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vllm_edsd.policy import registry
+
+SCRIPT = Path(__file__).with_name("adapt.py")
+COUNTS = ("vllm:spec_decode_num_draft_tokens", "vllm:spec_decode_num_accepted_tokens", "vllm:num_preemptions")
+
+
+@pytest.fixture(scope="module")
+def found(target, tmp_path_factory):
+    out = tmp_path_factory.mktemp("adapt") / "out.json"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(target), "smollm2-eagle3", str(out)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+def test_the_engine_was_put_to_the_test(found):
+    """Otherwise the comparisons below would say little."""
+    drafted, accepted, preempted = ({name: result[count] for name, result in found["results"].items()} for count in COUNTS)
+    assert drafted["off"] == drafted["not-a-number"] == 0
+    assert all(drafted[name] > 50 for name in ("chaos", "fixed", "bandit")) and drafted["evict"] > 10
+    assert accepted["chaos"] > 20 and accepted["fixed"] > 100
+    assert all(count > 0 for count in preempted.values())
+
+
+@pytest.mark.parametrize("policy", ["chaos", "not-a-number", *registry.OURS])
+def test_greedy_answers_are_those_of_plain_decoding(found, policy):
+    assert found["results"][policy]["answers"] == found["results"]["off"]["answers"]
+
+
+def differences(steady, other):
+    """How much the drafter's probabilities differ where both drafted after the same text, up to the first other token."""
+    for place in steady.keys() & other.keys():
+        for token, same, chance, again in zip(
+            steady[place][0], other[place][0], steady[place][1], other[place][1], strict=False
+        ):
+            yield abs(chance - again)
+            if token != same:
+                break
+
+
+def test_after_a_pause_the_drafter_drafts_as_if_it_had_read_along(found):
+    drafts = found["drafts"]
+    caught_up = list(differences(drafts["fixed"], drafts["chaos"]))
+    assert len(caught_up) > 20 and max(caught_up) < 1e-3
+
+
+def test_the_control_fails(found):
+    """Without the backlog the drafter's cache has holes, and it tells."""
+    assert max(differences(found["drafts"]["fixed"], found["drafts"]["control"])) > 0.05

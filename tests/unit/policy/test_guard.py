@@ -1,0 +1,74 @@
+"""The guard against a simulated server: whatever drafting costs and brings, the loss against plain decoding stays small."""
+
+import numpy as np
+import pytest
+
+from vllm_edsd.policy.base import Step
+from vllm_edsd.policy.fixed import Fixed
+from vllm_edsd.policy.guard import Guard
+
+
+def simulate(guard, steps, cost, length, requests=1, seed=0, noise=0.1):
+    """Seconds for `steps` steps and tokens emitted; a drafted step costs `cost` plain ones and emits `length` on average."""
+    random = np.random.default_rng(seed)
+    total, emitted, before, drafts = 0.0, 0, False, []
+    names = [f"r{number}" for number in range(requests)]
+    for _ in range(steps):
+        now = guard.start(names)
+        drafts.append(now)
+        tokens = int(1 + (random.random() < length - 1)) * requests if before else requests
+        # The half of a drafted step that drafts, and the half that verifies what the step before drafted.
+        seconds = 0.05 * (1 + (cost - 1) * (0.5 * now + 0.5 * before)) * max(0.5, random.normal(1, noise))
+        guard.timed(Step(requests, 100, requests, int(now), tokens, seconds))
+        total, emitted, before = total + seconds, emitted + tokens, now
+    return total, emitted, drafts
+
+
+@pytest.mark.parametrize("cost", [1.1, 1.5, 2.0, 3.0])
+def test_a_drafter_that_loses_costs_little(cost):
+    total, emitted, drafts = simulate(Guard(Fixed(3)), 8000, cost, 1.02)
+    assert (emitted / total) / (1 / 0.05) > 0.98
+    assert sum(drafts[4000:]) < 0.15 * 4000
+
+
+def test_without_the_guard_it_costs_much():
+    total, emitted, _ = simulate(Fixed(3), 8000, 2.0, 1.02)
+    assert (emitted / total) / (1 / 0.05) < 0.6
+
+
+def test_a_drafter_that_gains_is_used():
+    total, emitted, drafts = simulate(Guard(Fixed(3)), 4000, 1.2, 1.8)
+    assert sum(drafts) > 0.95 * len(drafts)
+    assert (emitted / total) / (1 / 0.05) > 0.97 * 1.8 / 1.2
+
+
+def test_it_changes_its_mind_when_the_workload_does():
+    guard = Guard(Fixed(3))
+    simulate(guard, 1500, 1.5, 1.1)
+    assert not guard.now.drafts
+    drafts = simulate(guard, 3000, 1.5, 1.95)[2]
+    assert sum(drafts[-500:]) > 400
+
+
+def test_batch_sizes_are_judged_apart():
+    guard = Guard(Fixed(3))
+    for _ in range(6):
+        simulate(guard, 300, 1.2, 1.8, requests=1)
+        simulate(guard, 300, 2.5, 1.1, requests=16)
+    assert guard.sizes[1].drafts and not guard.sizes[5].drafts
+
+
+def test_state_tells_which_way_is_used():
+    guard = Guard(Fixed(3))
+    assert guard.state()["guard_drafts"] == 1.0
+    simulate(guard, 1500, 2.0, 1.1)
+    assert guard.state()["guard_drafts"] == 0.0
+
+
+def test_a_clock_that_jumps_moves_nothing():
+    guard = Guard(Fixed(3))
+    simulate(guard, 600, 1.2, 1.8)
+    for seconds in (-5.0, 0.0, 1e9):
+        guard.start(["r0"])
+        guard.timed(Step(1, 100, 1, 1, 1, seconds))
+    assert sum(simulate(guard, 300, 1.2, 1.8)[2]) > 280

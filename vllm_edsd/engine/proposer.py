@@ -1,0 +1,143 @@
+"""vLLM's EAGLE proposer (model runner V1) with a length policy: drafts as far as it wants, hands on what it keeps."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.spec_decode.eagle import EagleProposer
+
+from vllm_edsd.engine.backlog import Backlog
+from vllm_edsd.engine.clock import StepClock
+from vllm_edsd.kernels.draft_stats import draft_stats
+from vllm_edsd.policy.base import Drafting, DraftPolicy, Verdict
+
+
+class _Enough(Exception):  # noqa: N818 - not an error
+    """The policy wants no further draft token: leaves vLLM's drafting loop, which has no way out of its own."""
+
+
+class AdaptiveProposer(EagleProposer):
+    """Needs an unpadded drafter batch (`disable_padded_drafter_batch`) and synchronous scheduling: ragged lists go out."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, runner: Any, policy: DraftPolicy):
+        super().__init__(vllm_config, device, runner)
+        self.runner = runner
+        self.policy = policy
+        self.clock = StepClock()
+        self.backlog = Backlog(self.block_size_of, self.max_num_tokens)
+        self.verified: dict[str, int] = {}
+        self.emitted: list[int] = []
+        self.drafting: Drafting | None = None
+        self.tokens: list[torch.Tensor] = []
+        self.probs: list[torch.Tensor] = []
+        self.rows: list[int] = []
+
+    def block_size_of(self) -> int:
+        """Tokens in a KV cache block; known once the cache is."""
+        return self.block_size
+
+    def scheduled(self, output: Any) -> None:
+        """At the beginning of a step, before the target runs: `output` is the scheduler's."""
+        gone = [*output.finished_req_ids]
+        self.policy.forget(gone)
+        self.backlog.forget(gone)
+        self.verified = {request: len(tokens) for request, tokens in output.scheduled_spec_decode_tokens.items()}
+        counts = output.num_scheduled_tokens
+        decoding = not output.scheduled_new_reqs and all(
+            count == 1 + self.verified.get(request, 0) for request, count in counts.items()
+        )
+        step = self.clock.begin(counts, decoding)
+        if step is not None:
+            self.policy.timed(step)
+
+    def prepare_next_token_ids_cpu(self, sampled_token_ids: list[list[int]], *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.emitted = [len(tokens) for tokens in sampled_token_ids]
+        return super().prepare_next_token_ids_cpu(sampled_token_ids, *args, **kwargs)
+
+    def propose(  # type: ignore[override]
+        self,
+        num_speculative_tokens: int,
+        target_token_ids: torch.Tensor,
+        target_positions: torch.Tensor,
+        target_hidden_states: torch.Tensor,
+        next_token_ids: torch.Tensor,
+        token_indices_to_sample: torch.Tensor | None,
+        common_attn_metadata: CommonAttentionMetadata,
+        sampling_metadata: SamplingMetadata,
+        **kwargs: Any,
+    ) -> list[list[int]]:
+        requests = self.runner.input_batch.req_ids
+        self._observe(requests)
+        # Rows that emitted nothing are prompts not yet read to their end.
+        self.rows = [row for row, count in enumerate(self.emitted) if count]
+        asked = [requests[row] for row in self.rows]
+        inputs = (target_token_ids, target_positions, target_hidden_states)
+        context = int(common_attn_metadata.seq_lens.sum())
+        wanted = bool(asked) and self.policy.start(asked)
+        if not wanted and self.clock.decoding and self.backlog.room():
+            self.backlog.add(requests, common_attn_metadata, *inputs)
+            self.clock.drafted(context, 0, sum(self.emitted))
+            return [[] for _ in requests]
+        common_attn_metadata, *inputs = self.backlog.take(requests, common_attn_metadata, *inputs)  # type: ignore[assignment]
+        # On CPU vLLM's lengths and their upper bound are one tensor, and its drafting loop would advance it twice a step.
+        common_attn_metadata = dataclasses.replace(common_attn_metadata, seq_lens=common_attn_metadata.seq_lens.clone())
+        sampled = self._enable_probabilistic_draft_probs and not sampling_metadata.all_greedy
+        self.drafting = Drafting.begin(asked, context, sampled)
+        self.tokens, self.probs = [], []
+        with contextlib.suppress(_Enough):
+            super().propose(
+                num_speculative_tokens if wanted else 0,
+                *inputs,
+                next_token_ids,
+                token_indices_to_sample,
+                common_attn_metadata,
+                sampling_metadata,
+                **kwargs,
+            )
+        self._last_draft_probs = torch.stack(self.probs, dim=1).contiguous() if self.probs else None
+        self.clock.drafted(context, len(self.tokens), sum(self.emitted))
+        return self._kept(len(requests))
+
+    def _sample_draft_tokens(
+        self, hidden_states: torch.Tensor, sampling_metadata: SamplingMetadata
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        assert self.drafting is not None
+        model: Any = self.model
+        # vLLM's own `compute_logits` would spread them over the target's vocabulary.
+        logits = model.logits_processor(model.lm_head, hidden_states)
+        stats = draft_stats(logits if logits.dtype == torch.bfloat16 else logits.float(), d2t=model.draft_id_to_target_id)
+        tokens, probs = stats.token, None
+        if self.drafting.sampled:
+            tokens, probs = self._sample_from_logits(model.compute_logits(hidden_states), sampling_metadata)
+            assert probs is not None
+            self.probs.append(probs)
+        self.tokens.append(tokens)
+        figures = torch.stack([stats.max_probability, stats.entropy])[:, self.rows].double().cpu().numpy()
+        self.drafting.add(*figures)
+        if len(self.tokens) < self.num_speculative_tokens and not self.policy.proceed(self.drafting):
+            raise _Enough
+        return tokens, probs
+
+    def _observe(self, requests: Sequence[str]) -> None:
+        """Tells the policy what became of the drafts that the target has just verified."""
+        emitted = zip(requests, self.emitted, strict=True)
+        self.policy.observe(
+            [
+                Verdict(request, self.verified[request], count - 1)
+                for request, count in emitted
+                if count and self.verified.get(request)
+            ]
+        )
+
+    def _kept(self, requests: int) -> list[list[int]]:
+        """The tokens that the policy keeps, for each request of the batch."""
+        kept: list[list[int]] = [[] for _ in range(requests)]
+        if self.tokens and self.drafting is not None:
+            drafted = torch.stack(self.tokens, dim=1).tolist()
+            for row, count in zip(self.rows, self.policy.cut(self.drafting).tolist(), strict=True):
+                kept[row] = drafted[row][:count]
+        return kept

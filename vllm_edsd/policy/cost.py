@@ -1,0 +1,82 @@
+"""What a step costs, by what it does: fitted to the steps that the server really takes, old ones forgotten.
+
+seconds = c . (1, requests, verified draft tokens, draft steps, draft steps * requests, context / 1000)   [ours]
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from vllm_edsd.policy.base import Step
+
+FORGET = 0.995  # of the evidence that stays from one step to the next
+PRIOR = 5.0  # steps that the starting coefficients count for
+OUTLIER = 4.0  # a step so many times dearer or cheaper than foreseen is left out (a paused process, a clock that jumps),
+PATIENCE = 20  # unless so many come one after the other
+# In plain steps of one request; only the ratios matter, since the first step sets the scale. A guess to start from: a 135M
+# target on CPU and a drafter of 7% to 9% of its size.
+GUESS = (0.96, 0.02, 0.05, 0.06, 0.01, 0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What a step does; see `Step`. `drafts` are the draft tokens verified."""
+
+    requests: int
+    context: int
+    drafts: int
+    drafted: int
+
+    def row(self) -> np.ndarray:
+        requests, drafted = self.requests, self.drafted
+        return np.array([1.0, requests, self.drafts, drafted, drafted * requests, self.context / 1000])
+
+
+class CostModel:
+    """Seconds of a step, relative errors minimised; marginal costs are never negative."""
+
+    def __init__(self, start: np.ndarray | None = None):
+        self.scaled = start is not None
+        self.start = np.array(GUESS) if start is None else np.asarray(start, dtype=float)
+        self.weights = self.start.copy()
+        width = len(GUESS)
+        self.evidence, self.target = np.zeros((width, width)), np.zeros(width)
+        self.steps = 0
+        self.strange = 0
+
+    def seconds(self, load: Load) -> float:
+        """The expected wall clock of a step."""
+        return float(load.row() @ self.weights)
+
+    def verify_seconds(self, load: Load, drafts: np.ndarray) -> np.ndarray:
+        """The same for several numbers of verified draft tokens [n] instead of `load.drafts`."""
+        return self.seconds(dataclasses.replace(load, drafts=0)) + drafts * self.weights[2]
+
+    def learn(self, step: Step) -> None:
+        """Takes in a step that was really made; those that cannot be true are left out."""
+        if not (math.isfinite(step.seconds) and step.seconds > 0):
+            return
+        row = Load(step.requests, step.context, step.tokens - step.requests, step.drafted).row()
+        if not self.scaled:
+            self.start = self.start * (step.seconds / float(row @ self.start))
+            self.weights = self.start.copy()
+            self.scaled = True
+        expected = float(row @ self.weights)
+        if not expected / OUTLIER < step.seconds < expected * OUTLIER:
+            self.strange += 1
+            if self.strange < PATIENCE:
+                return
+            # The machine has changed: everything by as much, and the old evidence is void.
+            self.start = self.weights * (step.seconds / expected)
+            self.evidence[:], self.target[:] = 0.0, 0.0
+            expected = step.seconds
+        self.strange = 0
+        self.steps += 1
+        row = row / expected
+        self.evidence = self.evidence * FORGET + np.outer(row, row)
+        self.target = self.target * FORGET + row * (step.seconds / expected)
+        # The prior in units of its own coefficients, so that each counts alike.
+        trust = np.diag(PRIOR / np.maximum(self.start, 1e-9) ** 2) * 0.01
+        weights = np.linalg.solve(self.evidence + trust, self.target + trust @ self.start)
+        self.weights = np.maximum(weights, 1e-3 * self.start)

@@ -1,0 +1,85 @@
+"""EVICT (arXiv 2605.00342) for a batch of chains: verify what pays, and stop drafting when nothing further can.
+
+E[k] = tokens emitted in expectation if the k globally likeliest draft tokens are verified, bonus tokens included; C[k] =
+what the whole step costs; k* = argmax E[k] / C[k]. Survival only falls along a request, so the k best are whole prefixes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vllm_edsd.policy.base import Drafting, DraftPolicy, Step, Verdict, leading
+from vllm_edsd.policy.cost import CostModel, Load
+from vllm_edsd.policy.estimate import POSITIONS, AcceptanceEstimator
+from vllm_edsd.policy.specdec import learn
+
+SMOOTHING = 0.05  # weight of the newest step in running means
+
+
+class Evict(DraftPolicy):
+    """Estimates survival from the draft distributions and cost from the server's own steps, both online."""
+
+    def __init__(self, max_tokens: int, cost: CostModel | None = None):
+        super().__init__(max_tokens)
+        self.estimator = AcceptanceEstimator()
+        self.cost = cost or CostModel()
+        self.typical = np.full(POSITIONS, 0.5)  # running mean of the estimated chance by position
+        self.rate = 0.0  # running mean of tokens per second
+        self.last: tuple[Drafting, np.ndarray] | None = None
+        self.chosen = 0.0
+
+    def start(self, requests: Sequence[str]) -> bool:
+        self.last = None
+        return True
+
+    def proceed(self, drafting: Drafting) -> bool:
+        survival = self._survival(drafting)
+        following = min(drafting.drafted, POSITIONS - 1)
+        more = np.column_stack([survival, survival[:, -1] * self.typical[following]])
+        load = Load(len(drafting.requests), drafting.context, 0, drafting.drafted)
+        longer = Load(len(drafting.requests), drafting.context, 0, drafting.drafted + 1)
+        return self._best(more, longer)[1] > self._best(survival, load)[1]
+
+    def cut(self, drafting: Drafting) -> np.ndarray:
+        survival = self._survival(drafting)
+        load = Load(len(drafting.requests), drafting.context, 0, drafting.drafted)
+        if drafting.sampled:
+            # The price of a verified token, from past steps only: a threshold looks at no later position.
+            rate = self.rate or load.requests / self.cost.seconds(load)
+            counts = leading(survival >= rate * self.cost.weights[2])
+        else:
+            counts = leading(survival >= self._best(survival, load)[0])
+        self.chosen += SMOOTHING * (float(counts.mean()) - self.chosen)
+        return counts
+
+    def _survival(self, drafting: Drafting) -> np.ndarray:
+        """The chance that each drafted token and all before it are accepted, [R, drafted]."""
+        features = self.estimator.features(drafting.requests, drafting.top, drafting.entropy)
+        self.last = (drafting, features)
+        chances = self.estimator.chances(features)
+        place = min(drafting.drafted, POSITIONS) - 1
+        self.typical[place] += SMOOTHING * (float(chances[:, -1].mean()) - self.typical[place])
+        return np.cumprod(chances * drafting.usable(), axis=1)
+
+    def _best(self, survival: np.ndarray, load: Load) -> tuple[float, float]:
+        """The smallest survival worth verifying (above 1 where none is) and the tokens per second with it."""
+        ranked = np.sort(survival[survival > 0], axis=None)[::-1]
+        emitted = load.requests + np.concatenate([[0.0], np.cumsum(ranked)])
+        rates = emitted / self.cost.verify_seconds(load, np.arange(len(emitted)))
+        best = int(rates.argmax())
+        return (float(ranked[best - 1]) if best else 2.0), float(rates[best])
+
+    def observe(self, verdicts: Sequence[Verdict]) -> None:
+        if self.last is not None:
+            learn(self.estimator, *self.last, verdicts)
+
+    def timed(self, step: Step) -> None:
+        self.cost.learn(step)
+        if step.seconds > 0:
+            self.rate += SMOOTHING * (step.emitted / step.seconds - self.rate) if self.rate else step.emitted / step.seconds
+
+    def forget(self, requests: Sequence[str]) -> None:
+        self.estimator.forget(requests)
+
+    def state(self) -> dict[str, float]:
+        return {"calibration_error": self.estimator.calibration_error(), "verified_length": self.chosen}
