@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test lint kernels-bench clean
 
 $(READY): requirements/cpu.txt requirements/vllm-name/pyproject.toml pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
@@ -33,6 +33,11 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+kernels-bench:  ## time the kernels; PYTHON is one with vllm_edsd and a CUDA build of torch (.venv has the CPU build)
+	@$(PYTHON) -c 'import torch, triton, vllm_edsd' || \
+		{ echo "a GPU, a CUDA build of torch, triton and vllm_edsd are needed; name a Python that has them: make PYTHON=... $@"; exit 2; }
+	$(PYTHON) benchmarks/kernels.py $(if $(JSON),--json $(JSON))
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .cache build *.egg-info requirements/vllm-name/build requirements/vllm-name/*.egg-info
