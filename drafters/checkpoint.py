@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vllm_edsd.drafters import registry
 from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.errors import UserError
 
@@ -23,14 +24,25 @@ def bundled() -> list[str]:
 
 def resolve(drafter: str) -> Path:
     """The directory of a drafter given by bundled name or path. Raises UserError, listing the names, if there is none."""
-    for folder in (BUNDLED / drafter, Path(drafter).expanduser()):
-        if folder.is_dir():
-            return folder.resolve()
+    folder = _find(drafter)
+    if folder is not None:
+        return folder
     names = ", ".join(bundled()) or "none"
+    if model_free(drafter):
+        raise UserError(
+            f"{drafter!r} is a model-free proposer, and a drafter with weights is needed here; give a bundled one ({names}) "
+            "or the path of a directory"
+        )
     raise UserError(
-        f"drafter {drafter!r} is neither a bundled drafter ({names}) nor an existing directory; give one of these names, or "
-        "the path of a directory with config.json and model.safetensors (download a drafter from a hub first)"
+        f"drafter {drafter!r} is neither a bundled drafter ({names}), nor an existing directory, nor a model-free proposer "
+        f"({', '.join(registry.names())}); give one of these names, or the path of a directory with config.json and "
+        "model.safetensors (download a drafter from a hub first)"
     )
+
+
+def model_free(drafter: str) -> bool:
+    """Whether this names a model-free proposer; bundled drafters and directories of the same name come first."""
+    return _find(drafter) is None and drafter in registry.names()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -92,6 +104,13 @@ def layer_ids(config: dict[str, Any]) -> list[int]:
     nested = config.get("eagle_config") or {}
     ids = config.get("eagle_aux_hidden_state_layer_ids") or nested.get("eagle_aux_hidden_state_layer_ids")
     return list(ids or [])
+
+
+def _find(drafter: str) -> Path | None:
+    for folder in (BUNDLED / drafter, Path(drafter).expanduser()):
+        if folder.is_dir():
+            return folder.resolve()
+    return None
 
 
 def _check_weights(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> None:

@@ -79,8 +79,8 @@ def naive(
         weights = (kept_carry[:, None] * p - q).clamp(min=0.0)
         # Rounding can reject where nothing is left over; the target itself is then as good.
         weights = torch.where((weights > 0).any(-1, keepdim=True), weights, p)
-        words = philox(seeds[:, None], vocabulary // 4, RACE).gather(-1, (vocabulary % 4).expand(len(counts), -1)[..., None])
-        scores = torch.where(weights > 0, weights / exponential(words[..., 0]), -1.0)
+        words = philox(seeds[:, None], vocabulary[: (len(vocabulary) + 3) // 4], RACE).flatten(1)[:, : len(vocabulary)]
+        scores = torch.where(weights > 0, weights / exponential(words), -1.0)
         last = torch.where(kept < counts, scores.argmax(-1), last)
     columns = torch.arange(longest + 1, device=counts.device)
     out = torch.where(columns < kept[:, None], out, -1)

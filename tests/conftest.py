@@ -1,5 +1,7 @@
-"""The bundled target, and a tiny real one with data that it wrote; each made once."""
+"""The bundled target, a tiny real one with data that it wrote, and the packages of the docs; each made once."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,27 @@ def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LlamaForCausalLM(LlamaConfig(initializer_range=0.3, **TINY))
     folder = tmp_path_factory.mktemp("tiny") / "tiny-target"
     model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def extending(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages of docs/extending.md as pip leaves them: modules, and metadata with entry points."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+    folder = tmp_path_factory.mktemp("extending")
+    for module, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):
+        (folder / module).write_text(code)
+    for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL):
+        project = tomllib.loads(block)["project"]
+        metadata = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        )
+        lines = []
+        for group, entries in project["entry-points"].items():
+            lines += [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
+        (metadata / "entry_points.txt").write_text("\n".join(lines))
     return folder
 
 

@@ -1,6 +1,7 @@
 """What a user can set when serving, as one validated schema, and how any schema's errors are told."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -16,7 +17,9 @@ class ServeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    drafter: str = Field(min_length=1, description="name of a bundled drafter, or path of a drafter's directory")
+    drafter: str = Field(
+        min_length=1, description="name of a bundled drafter or a model-free proposer, or path of a drafter's directory"
+    )
     policy: str | None = Field(
         default=None,
         description="how far to draft: a policy by name; by default evict on vLLM's CPU backend and fixed elsewhere",
@@ -29,7 +32,14 @@ class ServeConfig(BaseModel):
         default="greedy",
         description="how the drafter picks its tokens: its likeliest one, or a sample at the request's temperature",
     )
-
+    verification: Literal["standard", "block"] = Field(
+        default="standard",
+        description="how drafts are accepted: token by token, or as a block, which keeps more of sampled drafts",
+    )
+    profile: Path | None = Field(
+        default=None, description="what `vllm-edsd profile` measured, for policy evict to start from; without it, it learns"
+    )
+    record: Path | None = Field(default=None, description="file to which every step's figures are appended, as JSON lines")
 
     @field_validator("policy")
     @classmethod

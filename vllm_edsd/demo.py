@@ -6,6 +6,7 @@ from rich.text import Text
 from vllm_edsd.bench.progress import Progress
 from vllm_edsd.bench.report import figure, positions, table
 from vllm_edsd.bench.run import BenchOptions, Outcome, run_bench
+from vllm_edsd.engine import serve
 from vllm_edsd.prompts import Prompt
 from vllm_edsd.serving import ADAPTIVE, DEFAULT_TOKENS
 from vllm_edsd.targets import default_target
@@ -28,9 +29,14 @@ MAX_TOKENS = 128
 LINES = 3
 
 
+def demo_prompts() -> tuple[Prompt, ...]:
+    """The eight prompts."""
+    return tuple(Prompt(id=name, category=name, turns=[text]) for name, text in QUESTIONS.items())
+
+
 def run_demo() -> None:
     """Prepares the target, runs both servers and prints what came of it. Raises UserError when something is missing."""
-    prompts = tuple(Prompt(id=name, category=name, turns=[text]) for name, text in QUESTIONS.items())
+    prompts = demo_prompts()
     with Progress() as progress:
         progress.say("Preparing SmolLM2-135M-Instruct (once) ...")
         target = default_target(lambda step: progress.say(f"  {step}"))
@@ -41,7 +47,7 @@ def run_demo() -> None:
                 ("none", "edsd"),
                 prompts,
                 num_tokens=DEFAULT_TOKENS[True],
-                policies=(ADAPTIVE,),
+                policies=("fixed:2",) if serve.policy_obstacle({}) else (ADAPTIVE,),
                 max_tokens=MAX_TOKENS,
                 enforce_eager=True,
             ),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vllm_edsd import compat
-from vllm_edsd.drafters.checkpoint import bundled, check, resolve
+from vllm_edsd.drafters import registry
+from vllm_edsd.drafters.checkpoint import bundled, check, model_free, resolve
 from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.engine import cpu, hooks, serve
 from vllm_edsd.errors import UserError
@@ -134,7 +135,9 @@ def target_check(name: str, shape: TargetShape | None) -> Check:
 
 
 def drafter_check(name: str, shape: TargetShape | None) -> Check:
-    """Whether a drafter is whole and, with a target, made for it."""
+    """Whether a drafter is whole and, with a target, made for it; a model-free proposer fits any."""
+    if model_free(name):
+        return _judge("drafter", f"{name}, a model-free proposer", lambda: registry.load(name))
     made_for = f", fits {shape.name}" if shape is not None else ", whole; give --target to see whether it fits"
     return _judge("drafter", f"{name}{made_for}", lambda: check(resolve(name), shape))
 

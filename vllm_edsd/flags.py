@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vllm_edsd.config import ServeConfig, validate
-from vllm_edsd.drafters.target import TargetShape, read_target
+from vllm_edsd.drafters.target import read_target
 from vllm_edsd.errors import UserError
-from vllm_edsd.serving import engine_arguments, from_environment, variable
+from vllm_edsd.serving import costs, engine_arguments, from_environment, variable
 
 FLAG = "--edsd"
 RIVALS = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
-Prepare = Callable[[TargetShape | None], None]
+Prepare = Callable[..., None]  # engine.serve.prepare
 Obstacle = Callable[[Mapping[str, Any]], str | None]
 
 
@@ -32,7 +32,8 @@ def extend(parser: argparse.ArgumentParser, prepare: Prepare, obstacle: Obstacle
     """Adds `--edsd` to `parser` and lets every parse that uses it (or EDSD_DRAFTER) fill in `speculative_config` and so on.
 
     `obstacle` says of the parsed arguments why draft lengths cannot adapt; `prepare` is called with the target, if its
-    configuration is readable, before the parse returns. A user's mistake ends the process with one message and status 2.
+    configuration is readable and it must fit, before the parse returns. A user's mistake ends the process with one message
+    and status 2.
     """
     group = parser.add_argument_group("EDSD", "Speculative decoding with a trained drafter (vllm-edsd).")
     group.add_argument(FLAG, action=_Collect, default=argparse.SUPPRESS, metavar="DRAFTER", help=_help())
@@ -74,11 +75,16 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
     config = validate(ServeConfig, given, FLAG, spell)
     name = getattr(namespace, "model_tag", None) or namespace.model
     target = read_target(name, getattr(namespace, "revision", None))
-    for argument, value in engine_arguments(config, target, obstacle(vars(namespace))).items():
+    coefficients = costs(config, name, getattr(namespace, "dtype", "auto"))
+    arguments = engine_arguments(config, target, obstacle(vars(namespace)), coefficients)
+    for argument, value in arguments.items():
         if argument == "additional_config":
             value = {**(getattr(namespace, argument, None) or {}), **value}
         setattr(namespace, argument, value)
-    prepare(None if getattr(namespace, "model_impl", None) == "transformers" else target)
+    if arguments["speculative_config"]["method"] == "custom_class":
+        prepare(None, model_free=True)
+    else:
+        prepare(None if getattr(namespace, "model_impl", None) == "transformers" else target)
 
 
 def flag(field: str) -> str:

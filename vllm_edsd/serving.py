@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm_edsd.config import ServeConfig, validate
-from vllm_edsd.drafters.checkpoint import check, resolve
+from vllm_edsd.drafters import registry
+from vllm_edsd.drafters.checkpoint import check, model_free, resolve
 from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.errors import UserError
 
 ADAPTIVE = "evict"
 WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
+CUSTOM_CLASS = "vllm_edsd.engine.custom_proposer.CustomProposer"
 # The bundled drafters gain at 2 and not at 5 where the length is fixed (docs/results/first-light.md).
 DEFAULT_TOKENS = {False: 2, True: 8}
 ENVIRONMENT_PREFIX = "EDSD_"
@@ -28,17 +30,41 @@ def variable(field: str) -> str:
     return f"{ENVIRONMENT_PREFIX}{field.upper()}"
 
 
-def engine_arguments(config: ServeConfig, target: TargetShape | None, obstacle: str | None) -> dict[str, Any]:
-    """vLLM's own arguments: `speculative_config` and, for a policy that adapts, `worker_cls` and `additional_config`.
+def costs(config: ServeConfig, target: str | None, dtype: str | None) -> list[float] | None:
+    """The coefficients of the cost profile that `config` names, None where it names none.
 
-    `obstacle` says why no policy but `fixed` works here, None where all do. Raises UserError for a drafter that is absent,
-    damaged or not made for `target`, and for a policy that the obstacle forbids.
+    Raises UserError for a profile that is damaged or was measured with something else; None for what is not known here.
     """
+    if config.profile is None:
+        return None
+    if (config.policy or ADAPTIVE) != "evict":
+        raise UserError(f"profile {config.profile} is for policy evict, and the policy is {config.policy!r}; leave one out")
+    from vllm_edsd.fingerprint import fingerprint
+    from vllm_edsd.policy.profile import CostProfile
+
+    return CostProfile.read(config.profile, fingerprint(target, resolve(config.drafter), dtype)).coefficients
+
+
+def engine_arguments(
+    config: ServeConfig, target: TargetShape | None, obstacle: str | None, coefficients: list[float] | None = None
+) -> dict[str, Any]:
+    """vLLM's own arguments: `speculative_config` and, where our worker is needed, `worker_cls` and `additional_config`.
+
+    It is for a policy that adapts and for block verification; `obstacle` says why it cannot be used here, None where it can.
+    `coefficients` are a cost profile's.
+    Raises UserError for a drafter that is absent, damaged or not made for `target`, and for what the obstacle forbids.
+    """
+    if model_free(config.drafter):
+        return _model_free(config)
     folder = resolve(config.drafter)
     architectures = check(folder, target).get("architectures") or []
     policy = config.policy or ("fixed" if obstacle else ADAPTIVE)
     if policy != "fixed" and obstacle:
-        raise UserError(f"policy {policy!r} cannot be used: {obstacle}; give policy fixed, or none")
+        raise UserError(f"policy {policy!r} cannot be used: {obstacle}; give policy fixed, or leave it out")
+    if config.verification != "standard" and obstacle:
+        raise UserError(
+            f"verification {config.verification!r} cannot be used: {obstacle}; give verification standard, or leave it out"
+        )
     speculative = {
         "method": "eagle3",
         "model": str(folder),
@@ -46,13 +72,39 @@ def engine_arguments(config: ServeConfig, target: TargetShape | None, obstacle: 
         "draft_sample_method": config.draft_sample_method,
         "use_local_argmax_reduction": config.draft_sample_method == "greedy" and set(architectures) <= LOCAL_ARGMAX,
     }
-    if policy == "fixed":
+    if policy == "fixed" and config.verification == "standard":
         return {"speculative_config": speculative}
     return {
         # Drafts of any length, and the drafter is spared the rejected tokens.
         "speculative_config": {**speculative, "disable_padded_drafter_batch": True},
         "worker_cls": WORKER,
-        "additional_config": {"edsd": {"policy": policy}},
+        "additional_config": {
+            "edsd": {
+                "policy": policy,
+                "verification": config.verification,
+                "coefficients": coefficients,
+                "record": None if config.record is None else str(config.record.absolute()),
+            }
+        },
+    }
+
+
+def _model_free(config: ServeConfig) -> dict[str, Any]:
+    served = ServeConfig(drafter=config.drafter, num_tokens=config.num_tokens)
+    for field, value in config:
+        if value != getattr(served, field) and (field, value) != ("policy", "fixed"):
+            raise UserError(
+                f"{field} {str(value)!r} cannot be used: it is for drafters with weights, and {config.drafter!r} is a "
+                "model-free proposer; leave it out"
+            )
+    registry.load(config.drafter)  # what is wrong with it is told here, not in the engine's process
+    return {
+        "speculative_config": {
+            "method": "custom_class",
+            "model": CUSTOM_CLASS,
+            "num_speculative_tokens": config.num_tokens or DEFAULT_TOKENS[False],
+        },
+        "additional_config": {"edsd": {"proposer": config.drafter}},
     }
 
 
@@ -66,6 +118,6 @@ def options(drafter: str, **options: Any) -> dict[str, Any]:
 
     config = validate(ServeConfig, {"drafter": drafter, **options}, "vllm_edsd.options")
     obstacle = serve.policy_obstacle({})
-    arguments = engine_arguments(config, None, obstacle)
-    serve.prepare(None)
+    arguments = engine_arguments(config, None, obstacle, costs(config, None, None))
+    serve.prepare(None, model_free(config.drafter))
     return arguments

@@ -1,13 +1,14 @@
 """Greedy answers under every length policy in one engine: python adapt.py TARGET DRAFTER OUT.
 
-The engine is made to do everything that drafts of changing length could upset: prompts read in chunks, requests that come and
-go, a KV cache too small for all of them (preemption), and prompts whose beginnings are cached.
+The engine is made to do everything that drafts of changing length could upset: prompts read in chunks, requests that come
+and go, a KV cache too small for all of them (preemption), and prompts whose beginnings are cached.
 """
 
 import json
 import os
 import random
 import sys
+from pathlib import Path
 
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
 
@@ -111,8 +112,7 @@ def main(target: str, drafter: str, out: str) -> None:
         if name == "control":
             runner.drafter.backlog.add = lambda *_: None
         drafts[name] = recorded(runner, lambda: llm.generate([TokensPrompt(prompt_token_ids=start)], params[-1]))
-    with open(out, "w") as file:
-        json.dump({"results": results, "drafts": drafts}, file)
+    Path(out).write_text(json.dumps({"results": results, "drafts": drafts}))
 
 
 def recorded(runner, generate) -> dict[int, list[list[float]]]:

@@ -1,4 +1,7 @@
-"""Sampled speculation on the CPU backend follows the target's distribution; stock vLLM's fallback, the control, does not."""
+"""Sampled speculation on the CPU backend follows the target's distribution, whatever verifies; the controls do not.
+
+Controls are stock vLLM's fallback, and drafts cut by the sampled token's own probability.
+"""
 
 import runpy
 import subprocess
@@ -7,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
@@ -18,6 +21,7 @@ from vllm_edsd.training.target import TargetEnds
 
 SCRIPT = Path(__file__).with_name("sample_tokens.py")
 SETTINGS = runpy.run_path(str(SCRIPT))
+COUNTS = ("drafts", "draft_tokens", "accepted_tokens")
 
 
 @pytest.fixture(scope="module")
@@ -34,39 +38,71 @@ def drafter(tiny_target, tmp_path_factory):
 @pytest.fixture(scope="module")
 @torch.inference_mode()
 def expected(tiny_target):
-    """The exact distributions of the first and the second token, [2, V]."""
+    """The exact distributions of the first token, and of tokens one and two, and two and three: [V], [V, V], [V, V]."""
     model = AutoModelForCausalLM.from_pretrained(tiny_target, dtype=torch.float32)
-    prompt = torch.tensor(SETTINGS["PROMPT"])
-    heat = SETTINGS["TEMPERATURE"]
-    first = (model(prompt[None]).logits[0, -1] / heat).double().softmax(-1)
-    continued = torch.cat([prompt.expand(128, -1), torch.arange(128)[:, None]], dim=1)
-    second = first @ (model(continued).logits[:, -1] / heat).double().softmax(-1)
-    return torch.stack([first, second])
+
+    def following(*tokens):
+        """Chances of the next token, [N, V], after the prompt and these columns of N tokens."""
+        prompt = torch.tensor(SETTINGS["PROMPT"]).expand(len(tokens[0]) if tokens else 1, -1)
+        return (model(torch.column_stack([prompt, *tokens])).logits[:, -1] / SETTINGS["TEMPERATURE"]).double().softmax(-1)
+
+    every = torch.arange(128)
+    first = following()[0]
+    second = first[:, None] * following(every)
+    third = following(every.repeat_interleave(128), every.repeat(128)).view(128, 128, 128)
+    return first, second, torch.einsum("ab,abc->bc", second, third)
 
 
-def p_values(how, target, drafter, expected, out):
-    command = [sys.executable, str(SCRIPT), str(target), str(drafter), str(out), how]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    answers = load_file(out)["answers"]
-    found = []
-    for position, chances in enumerate(expected):
-        counts = torch.bincount(answers[:, position], minlength=128).double()
-        wanted = chances * len(answers)
-        common = wanted >= 5
-        observed = torch.cat([counts[common], counts[~common].sum()[None]])
-        wanted = torch.cat([wanted[common], wanted[~common].sum()[None]])
-        found.append(chisquare(observed.numpy(), (wanted * observed.sum() / wanted.sum()).numpy()).pvalue)
-    return found
+class Run:
+    """Answers of one process, and what it counted."""
+
+    def __init__(self, how, count, target, drafter, out):
+        command = [sys.executable, str(SCRIPT), str(target), str(drafter), str(out), how, str(count)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        with safe_open(out, "pt") as file:
+            self.answers, counts = file.get_tensor("answers"), file.metadata()
+        assert len(self.answers) == count
+        self.sampler = counts["sampler"]
+        self.drafts, self.drafted, self.accepted = (int(counts[f"vllm:spec_decode_num_{name}"]) for name in COUNTS)
+
+    def p_values(self, expected):
+        """One for each of the distributions; cells that should hold fewer than five are one cell."""
+        found = []
+        for place, chances in enumerate(expected):
+            cells = self.answers[:, 0] if place == 0 else self.answers[:, place - 1] * 128 + self.answers[:, place]
+            counts = torch.bincount(cells, minlength=chances.numel()).double()
+            wanted = chances.flatten() * len(self.answers)
+            common = wanted >= 5
+            observed = torch.cat([counts[common], counts[~common].sum()[None]])
+            wanted = torch.cat([wanted[common], wanted[~common].sum()[None]])
+            found.append(float(chisquare(observed.numpy(), (wanted * observed.sum() / wanted.sum()).numpy()).pvalue))
+        return found
 
 
-def test_sampled_tokens_follow_the_target(tiny_target, drafter, expected, tmp_path):
-    first, second = p_values("edsd", tiny_target, drafter, expected, tmp_path / "out")
-    assert first > 1e-3
-    assert second > 1e-3
+@pytest.fixture
+def run(tiny_target, drafter, tmp_path):
+    return lambda how, count: Run(how, count, tiny_target, drafter, tmp_path / "out")
 
 
-def test_the_control_fails(tiny_target, drafter, expected, tmp_path):
-    first, second = p_values("stock", tiny_target, drafter, expected, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("how", "sampler", "count"),
+    [
+        ("edsd", "RejectionSampler", 20_000),
+        ("greedy", "BlockVerifier", 20_000),
+        ("standard", "RejectionSampler", 100_000),
+        ("block", "BlockVerifier", 100_000),
+    ],
+)
+def test_sampled_tokens_follow_the_target(how, sampler, count, run, expected):
+    found = run(how, count)
+    assert found.sampler == sampler
+    assert found.accepted > 0.05 * found.drafts > 0, "otherwise nothing is put to the test"
+    assert min(found.p_values(expected)) > 1e-3
+
+
+@pytest.mark.parametrize("how", ["stock", "own", "own-block"])
+def test_the_controls_fail(how, run, expected):
+    first, *others = run(how, 20_000).p_values(expected)
     assert first > 1e-3, "the first token is sampled without speculation"
-    assert second < 1e-6, "stock vLLM samples correctly on this backend now: remove the mend"
+    assert max(others) < 1e-6, "stock: vLLM samples correctly on this backend now, remove the mend"

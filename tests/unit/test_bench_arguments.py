@@ -4,11 +4,12 @@ import pytest
 from typer.testing import CliRunner
 
 from vllm_edsd.bench.arguments import parse_drafters, sort_out
-from vllm_edsd.bench.arms import make_arms
+from vllm_edsd.bench.arms import DRAFTERS, make_arms, parse_policy
 from vllm_edsd.bench.run import split
 from vllm_edsd.bench.target import find_target
 from vllm_edsd.cli.main import app
 from vllm_edsd.errors import UserError
+from vllm_edsd.policy.registry import names
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def test_repeated_values_count_once():
         ([], ["none,warp"], ["1"], "unknown arm 'warp'; known: none, ngram, suffix, eagle3, edsd"),
         ([], ["none"], ["0"], "--concurrency '0'"),
         ([], ["none"], ["many"], "--concurrency 'many'"),
+        ([], ["none"], ["\u00b2"], "--concurrency '\u00b2'"),
         (["one", "two"], ["none"], ["1"], "one target at a time, got one, two"),
     ],
 )
@@ -64,6 +66,46 @@ def test_native_arms_draft_as_many_tokens_as_asked():
     none, ngram = make_arms(["none", "ngram"], 3, {}, None)
     assert none.arguments == ()
     assert '"num_speculative_tokens": 3' in ngram.arguments[1]
+    assert none.policy is ngram.policy is None
+    assert (none.label, ngram.label) == ("none", "ngram")
+
+
+def test_arms_with_a_drafter_come_once_for_each_policy():
+    asked = ("fixed:3", "fixed:5", "evict", "fixed", "evict:5")
+    made = make_arms(["none", "edsd", "eagle3", "ngram", "edsd"], 5, {}, None, asked)
+    assert [(arm.name, arm.policy) for arm in made] == [
+        ("none", None),
+        *(("edsd", policy) for policy in ("fixed:3", "fixed:5", "evict:5")),
+        *(("eagle3", policy) for policy in ("fixed:3", "fixed:5", "evict:5")),
+        ("ngram", None),
+    ]
+    assert made[1].arguments == ("--edsd", DRAFTERS["edsd"], "--edsd.policy", "fixed", "--edsd.num-tokens", "3")
+    assert made[3].arguments[-3:] == ("evict", "--edsd.num-tokens", "5")
+    assert made[3].label == "edsd evict:5"
+    assert len({arm.label for arm in made}) == len(made)
+
+
+def test_without_policies_the_length_is_fixed():
+    (arm,) = make_arms(["edsd"], 4, {}, None)
+    assert arm.policy == "fixed:4"
+
+
+def test_a_policy_and_how_far_it_may_draft():
+    assert parse_policy("evict", 6) == ("evict:6", ("evict", 6))
+    assert parse_policy("evict:8", 6) == ("evict:8", ("evict", 8))
+
+
+@pytest.mark.parametrize("given", ["fixed:", "fixed:0", "fixed:-1", "fixed:x", "fixed:2.5", "fixed:3:4", "fixed:\u00b2"])
+def test_a_policy_in_another_form_is_refused(given):
+    with pytest.raises(UserError, match=f"--policies {given!r} is not NAME or NAME:K"):
+        parse_policy(given, 5)
+
+
+@pytest.mark.parametrize("given", ["warp", "warp:3", ":3", "Fixed"])
+def test_an_unknown_policy_lists_the_known(given):
+    kind = given.partition(":")[0]
+    with pytest.raises(UserError, match=f"--policies: unknown policy {kind!r}; known: {', '.join(names())}$"):
+        make_arms(["none"], 5, {}, None, (given,))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +126,40 @@ def test_command_tells_one_mistake(prompts, arguments, message):
     result = CliRunner().invoke(app, ["bench", "--prompts", prompts, *arguments])
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
+
+
+@pytest.fixture
+def handed_over(monkeypatch):
+    """The options that a run would have been started with."""
+    found = []
+
+    def stop(options, progress):
+        found.append(options)
+        raise UserError("far enough")
+
+    monkeypatch.setattr("vllm_edsd.bench.run.run_bench", stop)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ("fixed",)),
+        (["--policies", "fixed:3,fixed:5,evict"], ("fixed:3", "fixed:5", "evict")),
+        (["--policies", "fixed:3 evict", "--policies", "bandit"], ("fixed:3", "evict", "bandit")),
+        (["--policies", ""], ("fixed",)),
+    ],
+    ids=["default", "commas", "spaces and repeats", "empty"],
+)
+def test_policies_of_the_command(prompts, make_target, handed_over, given, expected):
+    CliRunner().invoke(app, ["bench", str(make_target()), "--prompts", prompts, *given])
+    assert [options.policies for options in handed_over] == [expected]
+
+
+def test_command_tells_a_wrong_policy_before_anything_is_started(prompts, make_target):
+    result = CliRunner().invoke(app, ["bench", str(make_target()), "--prompts", prompts, "--policies", "fixed:3,warp"])
+    assert isinstance(result.exception, UserError)
+    assert "unknown policy 'warp'" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vllm_edsd.bench.arms import Arm
 from vllm_edsd.bench.load import Reply
 from vllm_edsd.bench.measure import Measurement, Sample, busy_seconds, first_token_seconds, gaps, summary
 from vllm_edsd.engine.counters import SpecCounters
@@ -15,9 +16,9 @@ def reply(name, begun, ended, tokens, text="yes", arrivals=(), error=None, categ
     return Reply(Prompt(id=name, turns=["?"], category=category), text, tokens, begun, ended, chunks, error)
 
 
-def measured(arm, *replies, counters=NO_DRAFTS, concurrency=1):
+def measured(arm, *replies, counters=NO_DRAFTS, concurrency=1, policy=None):
     samples = [Sample(block, (one,), counters) for block, one in enumerate(replies)]
-    return Measurement(arm, concurrency, samples)
+    return Measurement(Arm(arm, policy=policy), concurrency, samples)
 
 
 def test_a_chunk_of_several_tokens_shares_its_gap():
@@ -55,6 +56,13 @@ def test_a_slower_arm_shows_it():
     assert summary(slow, plain, 0)["speedup"] == 0.5
 
 
+def test_a_row_has_its_arm_and_its_policy():
+    row = summary(measured("edsd", reply("a", 0, 1, 10), policy="evict:8"), None, 0)
+    assert (row["arm"], row["policy"]) == ("edsd", "evict:8")
+    row = summary(measured("none", reply("a", 0, 1, 10)), None, 0)
+    assert (row["arm"], row["policy"]) == ("none", None)
+
+
 def test_failed_requests_are_counted_and_not_identical():
     plain = measured("none", reply("a", 0, 1, 10), reply("b", 1, 2, 10))
     broken = measured("edsd", reply("a", 0, 1, 10), reply("b", 1, 2, 0, "", error="boom"))
@@ -83,5 +91,5 @@ def test_without_none_or_with_sampling_there_is_no_comparison():
 
 def test_categories_only_where_each_sample_is_one_answer():
     both = (reply("a", 0, 1, 10, category="code"), reply("b", 0, 1, 10, category="story"))
-    assert Measurement("none", 2, [Sample(0, both, SpecCounters())]).categories() == {}
+    assert Measurement(Arm("none"), 2, [Sample(0, both, SpecCounters())]).categories() == {}
     assert set(measured("none", *both).categories()) == {"code", "story"}

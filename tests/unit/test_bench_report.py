@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
+from vllm_edsd.bench.arms import Arm
 from vllm_edsd.bench.load import Reply
 from vllm_edsd.bench.measure import Measurement, Sample
 from vllm_edsd.bench.plot import plot
-from vllm_edsd.bench.report import check_place, positions, table, write
+from vllm_edsd.bench.report import check_place, label, positions, table, write
 from vllm_edsd.bench.run import Outcome
 from vllm_edsd.engine.counters import SpecCounters
 from vllm_edsd.errors import UserError
@@ -34,7 +36,11 @@ def result():
     arms = [
         one(arm, level, time, count)
         for level in (1, 4)
-        for arm, time, count in (("none", 2, SpecCounters()), ("edsd", 1, drafted))
+        for arm, time, count in (
+            (Arm("none"), 2, SpecCounters()),
+            (Arm("edsd", policy="fixed:3"), 1, drafted),
+            (Arm("edsd", policy="evict:8"), 1, drafted),
+        )
     ]
     return Outcome(ENVIRONMENT, arms).json()
 
@@ -43,7 +49,11 @@ def test_json_has_what_is_promised(result, tmp_path):
     write(result, tmp_path / "new" / "bench.json")
     read = json.loads((tmp_path / "new" / "bench.json").read_text())
     assert read == result
-    assert [(row["arm"], row["concurrency"]) for row in read["arms"]] == [("none", 1), ("edsd", 1), ("none", 4), ("edsd", 4)]
+    assert [(row["arm"], row["policy"], row["concurrency"]) for row in read["arms"]] == [
+        (arm, policy, level)
+        for level in (1, 4)
+        for arm, policy in (("none", None), ("edsd", "fixed:3"), ("edsd", "evict:8"))
+    ]
     row = read["arms"][1]
     assert row["speedup"] == 2.0
     assert row["acceptance_length"] == 2.5
@@ -57,20 +67,48 @@ def test_table_and_positions_show_every_arm(result):
     console = Console(width=80, record=True)
     console.print(table(result))
     shown = console.export_text()
-    assert [line.split()[:2] for line in shown.splitlines() if line.startswith(("none", " none", "edsd", " edsd"))] == [
+    lines = [line.split() for line in shown.splitlines() if line.startswith(("none", " none", "edsd", " edsd"))]
+    assert [line[: 2 + (line[0] == "edsd")] for line in lines] == [
         ["none", "1"],
-        ["edsd", "1"],
+        ["edsd", "fixed:3", "1"],
+        ["edsd", "evict:8", "1"],
         ["none", "4"],
-        ["edsd", "4"],
+        ["edsd", "fixed:3", "4"],
+        ["edsd", "evict:8", "4"],
     ]
     assert "2.50" in shown and "100.0%" in shown
-    assert positions(result)[0] == "edsd, concurrency 1: accepted by position 0.75 0.50 0.25"
+    assert positions(result) == [
+        f"edsd {policy}, concurrency {level}: accepted by position 0.75 0.50 0.25"
+        for level in (1, 4)
+        for policy in ("fixed:3", "evict:8")
+    ]
+
+
+def test_a_long_policy_is_not_cut_off(result):
+    result["arms"][1] |= {"arm": "eagle3", "policy": "gammatune:12"}
+    console = Console(width=80, record=True)
+    console.print(table(result))
+    assert {"eagle3", "gammatune:12"} <= set(console.export_text().split())
+
+
+def test_results_from_before_there_were_policies_can_be_shown():
+    assert label({"arm": "edsd"}) == label({"arm": "edsd", "policy": None}) == "edsd"
 
 
 def test_picture_is_a_png_and_nothing_else_is_left(result, tmp_path):
     plot(result, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["bench.png"]
+
+
+def test_picture_has_a_bar_and_a_line_for_every_policy(result, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, place, **_: (drawn.append(figure), place.write_bytes(b"")))
+    plot(result, tmp_path / "bench.png")
+    speed, _, position = drawn[0].axes
+    assert [text.get_text() for text in speed.get_legend().get_texts()] == ["none", "edsd fixed:3", "edsd evict:8"]
+    assert [len(bars) for bars in speed.containers] == [2, 2, 2]
+    assert [len(line.get_xdata()) for line in position.lines] == [0, 3, 3]
 
 
 def test_picture_without_comparison(result, tmp_path):

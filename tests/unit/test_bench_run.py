@@ -87,6 +87,13 @@ def test_blocks_rotate_over_the_arms(events):
     assert [[reply.prompt.id for reply in one.replies] for one in found] == [list("01234567")] * 2
 
 
+def test_an_arm_with_two_policies_is_two_servers(events):
+    short, long = Arm("edsd", policy="fixed:3"), Arm("edsd", policy="evict:8")
+    found = measure([short, long], (1,))
+    assert [note[1] for note in events if note[0] == "start"] == ["edsd-fixed-3", "edsd-evict-8"]
+    assert [(one.arm, len(one.replies)) for one in found] == [(short, len(PROMPTS)), (long, len(PROMPTS))]
+
+
 def test_servers_last_but_those_that_remember_start_anew(events):
     measure([Arm("none"), Arm("suffix", remembers=True)], (1, 2))
     assert [note[1] for note in events if note[0] == "start"] == ["none", "suffix", "suffix"]

@@ -3,6 +3,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.errors import UserError
+from vllm_edsd.policy.registry import names
 
 
 class Optimizer(BaseModel):
@@ -19,7 +20,8 @@ class Training(BaseModel):
 
 def test_defaults():
     config = validate(ServeConfig, {"drafter": "x"}, "here")
-    assert (config.num_tokens, config.draft_sample_method) == (2, "greedy")
+    # How many tokens that is depends on the policy (test_serving.py).
+    assert (config.policy, config.num_tokens, config.draft_sample_method) == (None, None, "greedy")
 
 
 def test_text_from_the_environment_is_read_as_numbers():
@@ -31,8 +33,8 @@ def test_num_tokens_out_of_range_names_field_value_and_meaning(value):
     with pytest.raises(UserError) as caught:
         validate(ServeConfig, {"drafter": "x", "num_tokens": value}, "--edsd")
     told = str(caught.value)
-    assert told.startswith("--edsd: 'num_tokens' (draft tokens per step (K))")
-    assert repr(value) in told
+    meaning = ServeConfig.model_fields["num_tokens"].description
+    assert told.startswith(f"--edsd: 'num_tokens' ({meaning}) cannot be {value!r}: ") and "(K)" in told
 
 
 def test_wrong_choice_lists_the_choices():
@@ -40,8 +42,23 @@ def test_wrong_choice_lists_the_choices():
         validate(ServeConfig, {"drafter": "x", "draft_sample_method": "beam"}, "here")
 
 
+@pytest.mark.parametrize("policy", names())
+def test_every_policy_can_be_asked_for(policy):
+    assert validate(ServeConfig, {"drafter": "x", "policy": policy}, "here").policy == policy
+
+
+@pytest.mark.parametrize("policy", ["warp", "Evict", ""])
+def test_unknown_policy_lists_the_known(policy):
+    with pytest.raises(UserError) as caught:
+        validate(ServeConfig, {"drafter": "x", "policy": policy}, "here")
+    told = str(caught.value)
+    assert told.startswith("here: 'policy' (how far to draft") and repr(policy) in told and "\n" not in told
+    assert told.endswith(f"unknown; known: {', '.join(names())}")
+
+
 def test_unknown_key_lists_the_known_ones_as_the_user_spells_them():
-    with pytest.raises(UserError, match=r"^f\.yaml: unknown key <tokens> \(value 3\); known: <drafter>, <num_tokens>, "):
+    known = "<drafter>, <policy>, <num_tokens>, "
+    with pytest.raises(UserError, match=rf"^f\.yaml: unknown key <tokens> \(value 3\); known: {known}"):
         validate(ServeConfig, {"drafter": "x", "tokens": 3}, "f.yaml", lambda key: f"<{key}>")
 
 

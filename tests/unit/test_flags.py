@@ -7,6 +7,7 @@ import pytest
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vllm_edsd import flags
+from vllm_edsd.policy.registry import names
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def parse(make_target):
     """Parses with vLLM's own parser class, as a subcommand; returns the namespace and what `prepare` was given."""
     target = make_target()
 
-    def run(*arguments: str) -> tuple[argparse.Namespace, list]:
+    def run(*arguments: str, obstacle: str | None = None) -> tuple[argparse.Namespace, list]:
         prepared: list = []
         top = FlexibleArgumentParser(prog="vllm")
         serve = top.add_subparsers(dest="subparser").add_parser("serve")
@@ -30,15 +31,22 @@ def parse(make_target):
         serve.add_argument("--config")
         serve.add_argument("--speculative-config", type=json.loads, default=None)
         serve.add_argument("--spec-tokens", type=int, default=None)
-        flags.extend(serve, prepared.append)
+        serve.add_argument("--worker-cls", default="auto")
+        serve.add_argument("--additional-config", type=json.loads, default={})
+
+        def find_obstacle(given):
+            assert given["model_tag"] == str(target)
+            return obstacle
+
+        flags.extend(serve, prepared.append, find_obstacle)
         return top.parse_args(["serve", str(target), *arguments]), prepared
 
     return run
 
 
-def refusal(parse, capsys, *arguments: str) -> str:
+def refusal(parse, capsys, *arguments: str, **options: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        parse(*arguments)
+        parse(*arguments, **options)
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith("vllm serve: error: ") and told.count("\n") == 1, told
@@ -48,6 +56,7 @@ def refusal(parse, capsys, *arguments: str) -> str:
 def test_without_flag_nothing_is_left(parse):
     namespace, prepared = parse()
     assert namespace.speculative_config is None
+    assert (namespace.worker_cls, namespace.additional_config) == ("auto", {})
     assert not hasattr(namespace, "edsd")
     assert prepared == []
 
@@ -63,6 +72,7 @@ def test_name_and_options_merge_in_any_order(order, parse, make_drafter):
         "num_speculative_tokens": 3,
         "draft_sample_method": "greedy",
         "use_local_argmax_reduction": True,
+        "disable_padded_drafter_batch": True,
     }
     assert not hasattr(namespace, "edsd")
     assert prepared[0].hidden_size == 64
@@ -111,7 +121,7 @@ def test_defaults_do_not_depend_on_the_environment(make_drafter, monkeypatch):
     monkeypatch.setenv("EDSD_DRAFTER", str(make_drafter()))
     parser = FlexibleArgumentParser()
     parser.add_argument("--speculative-config", default=None)
-    flags.extend(parser, lambda target: None)
+    flags.extend(parser, lambda target: None, lambda given: None)
     assert parser.parse_args([]).speculative_config is None
 
 
@@ -121,18 +131,68 @@ def test_transformers_backend_is_not_judged_by_the_native_class(parse, make_draf
 
 def test_unknown_option_lists_the_known(parse, make_drafter, capsys):
     told = refusal(parse, capsys, "--edsd", str(make_drafter()), "--edsd.tokens", "3")
-    assert "unknown key --edsd.tokens (value 3); known: --edsd, --edsd.num-tokens, --edsd.draft-sample-method" in told
+    known = "--edsd, --edsd.policy, --edsd.num-tokens, --edsd.draft-sample-method"
+    assert f"unknown key --edsd.tokens (value 3); known: {known}" in told
 
 
 def test_out_of_range_names_the_flag(parse, make_drafter, capsys):
     told = refusal(parse, capsys, "--edsd", str(make_drafter()), "--edsd.num-tokens", "0")
-    assert "--edsd.num-tokens (draft tokens per step (K)) cannot be 0" in told
+    assert "--edsd.num-tokens (draft tokens per step (K), at most; " in told and " cannot be 0: " in told
 
 
 def test_out_of_range_names_the_variable(parse, make_drafter, monkeypatch, capsys):
     monkeypatch.setenv("EDSD_NUM_TOKENS", "0")
     told = refusal(parse, capsys, "--edsd", str(make_drafter()))
-    assert "EDSD_NUM_TOKENS (draft tokens per step (K)) cannot be '0'" in told
+    assert "EDSD_NUM_TOKENS (draft tokens per step (K), at most; " in told and " cannot be '0': " in told
+
+
+def test_by_default_the_length_adapts(parse, make_drafter):
+    namespace, _ = parse("--edsd", str(make_drafter()))
+    assert namespace.speculative_config["num_speculative_tokens"] == 8
+    assert namespace.worker_cls == "vllm_edsd.engine.worker.AdaptiveCPUWorker"
+    assert namespace.additional_config["edsd"]["policy"] == "evict"
+
+
+def test_a_policy_by_flag_and_by_environment(parse, make_drafter, monkeypatch):
+    drafter = str(make_drafter())
+    monkeypatch.setenv("EDSD_POLICY", "entropy")
+    assert parse("--edsd", drafter)[0].additional_config["edsd"]["policy"] == "entropy"
+    assert parse("--edsd", drafter, "--edsd.policy", "bandit")[0].additional_config["edsd"]["policy"] == "bandit"
+
+
+def test_the_users_additional_configuration_is_kept(parse, make_drafter):
+    given = {"mine": {"a": 1}, "other": 2}
+    found = parse("--edsd", str(make_drafter()), "--additional-config", json.dumps(given))[0].additional_config
+    assert found.pop("edsd")["policy"] == "evict"
+    assert found == given
+
+
+@pytest.mark.parametrize("options", [[], ["--edsd.policy", "fixed"]], ids=["by default", "when asked to"])
+def test_where_the_length_cannot_adapt_it_is_fixed(options, parse, make_drafter):
+    given = ["--worker-cls", "mine.Worker", "--additional-config", '{"mine": 1}']
+    namespace, prepared = parse("--edsd", str(make_drafter()), *options, *given, obstacle="ranks disagree")
+    assert namespace.speculative_config["num_speculative_tokens"] == 2
+    assert "disable_padded_drafter_batch" not in namespace.speculative_config
+    assert (namespace.worker_cls, namespace.additional_config) == ("mine.Worker", {"mine": 1})
+    assert len(prepared) == 1
+
+
+def test_a_policy_that_cannot_be_used_is_refused(parse, make_drafter, capsys):
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()), "--edsd.policy", "bandit", obstacle="ranks disagree")
+    assert "policy 'bandit' cannot be used: ranks disagree; give policy fixed" in told
+
+
+def test_unknown_policy_names_the_flag_and_lists_the_known(parse, make_drafter, capsys):
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()), "--edsd.policy", "warp")
+    assert "--edsd.policy (" in told and " cannot be 'warp': " in told
+    assert f"known: {', '.join(names())}" in told
+
+
+def test_unknown_policy_names_the_variable_and_lists_the_known(parse, make_drafter, monkeypatch, capsys):
+    monkeypatch.setenv("EDSD_POLICY", "warp")
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()))
+    assert "EDSD_POLICY (" in told and " cannot be 'warp': " in told
+    assert f"known: {', '.join(names())}" in told
 
 
 RIVALS = [["--speculative-config", '{"method": "ngram"}'], ["--spec-tokens", "2"]]

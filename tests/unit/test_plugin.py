@@ -7,11 +7,13 @@ import pytest
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.model_executor.models import ModelRegistry
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.utils.import_utils import resolve_obj_by_qualname
 
 import vllm_edsd
 from vllm_edsd import compat, plugin
 from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.engine import cpu, hooks, serve
+from vllm_edsd.engine.worker import AdaptiveCPUWorker
 from vllm_edsd.errors import UserError
 
 NAMESPACE = """
@@ -59,6 +61,31 @@ def test_flag_fills_what_engine_args_take(vanilla, make_target, make_drafter, mo
     assert all(str(library) in os.environ["LD_PRELOAD"] for library in cpu.preload_libraries())
 
 
+def test_engine_args_take_a_policy_beside_what_the_user_gave(vanilla, make_target, make_drafter, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(serve, "policy_obstacle", lambda arguments: None)
+    plugin.register()
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    given = ["--model", str(make_target()), "--additional-config", '{"mine": 1}']
+    drafting = ["--edsd", str(make_drafter()), "--edsd.policy", "entropy"]
+    taken = AsyncEngineArgs.from_cli_args(parser.parse_args([*given, *drafting]))
+    assert taken.additional_config.keys() == {"mine", "edsd"}
+    assert (taken.additional_config["mine"], taken.additional_config["edsd"]["policy"]) == (1, "entropy")
+    assert resolve_obj_by_qualname(taken.worker_cls) is AdaptiveCPUWorker
+    taken = AsyncEngineArgs.from_cli_args(parser.parse_args(given))
+    assert (taken.additional_config, taken.worker_cls) == ({"mine": 1}, "auto")
+
+
+def test_engine_args_that_forbid_adapting_keep_their_own(vanilla, make_target, make_drafter, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    plugin.register()
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    command = ["--model", str(make_target()), "--edsd", str(make_drafter()), "--tensor-parallel-size", "2"]
+    taken = AsyncEngineArgs.from_cli_args(parser.parse_args(command))
+    assert (taken.tensor_parallel_size, taken.worker_cls, taken.additional_config) == (2, "auto", {})
+    assert taken.speculative_config["num_speculative_tokens"] == 2
+
+
 @pytest.mark.parametrize("asked", [False, True], ids=["silent", "refused"])
 @pytest.mark.parametrize("broken", ["version", "hook"])
 def test_unknown_vllm(asked, broken, vanilla, monkeypatch, capsys):
@@ -93,8 +120,9 @@ def test_changed_hooks_are_told(name, expected, told):
     assert told in str(hooks.problem([hooks.Hook("vllm.engine.arg_utils", name, expected)]))
 
 
-def test_every_hook_is_as_expected_in_the_installed_vllm():
-    assert hooks.problem(hooks.SERVE) is None
+@pytest.mark.parametrize("places", [hooks.SERVE, hooks.ADAPT], ids=["serve", "adapt"])
+def test_every_hook_is_as_expected_in_the_installed_vllm(places):
+    assert hooks.problem(places) is None
 
 
 ARCHITECTURES = [("LlamaForCausalLM", True), ("GPT2LMHeadModel", False), ("Unheard", True)]
@@ -115,7 +143,13 @@ def test_options_for_python(make_drafter, monkeypatch):
     drafter = make_drafter()
     found = vllm_edsd.options(str(drafter), num_tokens=2)["speculative_config"]
     assert (found["method"], found["model"], found["num_speculative_tokens"]) == ("eagle3", str(drafter), 2)
-    with pytest.raises(UserError, match=r"vllm_edsd\.options: unknown key 'k' \(value 2\); known: 'drafter', 'num_tokens'"):
+    monkeypatch.setattr(serve, "policy_obstacle", lambda arguments: None)
+    assert vllm_edsd.options(str(drafter))["additional_config"]["edsd"]["policy"] == "evict"
+    monkeypatch.setattr(serve, "policy_obstacle", lambda arguments: "ranks disagree")
+    assert vllm_edsd.options(str(drafter)).keys() == {"speculative_config"}
+    with pytest.raises(UserError, match="policy 'evict' cannot be used: ranks disagree"):
+        vllm_edsd.options(str(drafter), policy="evict")
+    with pytest.raises(UserError, match=r"vllm_edsd\.options: unknown key 'k' \(value 2\); known: 'drafter', 'policy'"):
         vllm_edsd.options(str(drafter), k=2)
 
 

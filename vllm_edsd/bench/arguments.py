@@ -74,6 +74,6 @@ def split(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _level(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise UserError(f"--concurrency {value!r} is not a whole number from 1 on; give some, as in --concurrency 1,4,16")
     return int(value)

@@ -73,7 +73,7 @@ def make_arms(
 def parse_policy(given: str, num_tokens: int) -> tuple[str, tuple[str, int]]:
     """`evict` or `evict:8` to its full form and its parts. Raises UserError for another form or an unknown policy."""
     kind, separator, length = given.partition(":")
-    if separator and not (length.isdigit() and int(length) >= 1):
+    if separator and not (length.isdecimal() and int(length) >= 1):
         raise UserError(f"--policies {given!r} is not NAME or NAME:K with K of 1 or more, as in fixed:3")
     if kind not in names():
         raise UserError(f"--policies: unknown policy {kind!r}; known: {', '.join(names())}")

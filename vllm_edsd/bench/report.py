@@ -34,9 +34,9 @@ def write(result: dict[str, Any], path: Path) -> None:
 
 def table(result: dict[str, Any]) -> Table:
     """One row for each arm and concurrency, latencies in ms; a dash where a figure has no meaning."""
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=_title(result["environment"]))
+    shown = Table(box=SIMPLE_HEAD, padding=0, title=_title(result["environment"]))
     for column in COLUMNS:
-        shown.add_column(column, justify="left" if column == "arm" else "right")
+        shown.add_column(column, justify="left" if column == "arm" else "right", overflow="fold")
     for row in result["arms"]:
         shown.add_row(
             label(row),

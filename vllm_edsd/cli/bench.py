@@ -72,7 +72,7 @@ def bench(
             dtype=dtype,
             seed=seed,
             num_tokens=num_tokens,
-            policies=split(policies or ["fixed"]),
+            policies=split(policies or []) or ("fixed",),
             max_tokens=max_tokens,
             enforce_eager=enforce_eager,
             drafters=drafters,

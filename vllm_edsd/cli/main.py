@@ -7,6 +7,7 @@ import typer
 from vllm_edsd.cli.bench import bench
 from vllm_edsd.cli.demo import demo
 from vllm_edsd.cli.doctor import doctor
+from vllm_edsd.cli.profile import profile
 from vllm_edsd.cli.prompts import prompts
 from vllm_edsd.cli.regen import regen
 from vllm_edsd.cli.target import target
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (target, prompts, regen, train, bench, doctor, demo):
+for command in (target, prompts, regen, train, bench, profile, doctor, demo):
     app.command()(command)
 
 

@@ -22,7 +22,7 @@ class Backlog:
 
     def room(self) -> bool:
         """Whether another step may be put off."""
-        return all(len(rows) < MOST for rows in self.waiting.values())
+        return all(sum(len(part[0]) for part in parts) < MOST for parts in self.waiting.values())
 
     def add(
         self,
@@ -46,19 +46,24 @@ class Backlog:
         positions: torch.Tensor,
         hidden: torch.Tensor,
     ) -> tuple[CommonAttentionMetadata, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The step with what was put off before it, which is then forgotten."""
+        """The step with what was put off before it, which is then forgotten.
+
+        Where both together are too much for one pass, the step alone: what waits goes on waiting, this step behind it.
+        """
         starts = metadata.query_start_loc_cpu.tolist()
-        parts, lengths, late = [], [], False
+        parts, lengths, late = [], [], []
         for request, begin, end in zip(requests, starts, starts[1:], strict=False):
             now = (tokens[begin:end], positions[begin:end], hidden[begin:end])
             before = self.waiting.pop(request, [])
             # A request that was preempted starts anew and reads everything again.
             if before and int(before[-1][1][-1]) + 1 == int(now[1][0]):
+                late.append((request, [*before, (now[0].clone(), now[1].clone(), now[2].clone())]))
                 parts += before
-                late = True
                 end += sum(len(part[0]) for part in before)
             parts.append(now)
             lengths.append(end - begin)
+        if sum(lengths) > self.capacity:
+            self.waiting.update(late)
         if not late or sum(lengths) > self.capacity:
             return metadata, tokens, positions, hidden
         tokens, positions, hidden = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -76,6 +81,9 @@ class Backlog:
                 num_actual_tokens=len(tokens),
                 max_query_len=max(lengths),
                 slot_mapping=slots.to(metadata.slot_mapping.dtype),
+                # Computed from the query lengths on demand.
+                _num_computed_tokens_cache=None,
+                _token_to_req_indices_cache=None,
             ),
             tokens,
             positions,

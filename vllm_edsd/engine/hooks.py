@@ -19,6 +19,11 @@ PROPOSE = (
     *("token_indices_to_sample", "common_attn_metadata", "sampling_metadata", "mm_embed_inputs"),
     *("num_rejected_tokens_gpu", "slot_mappings"),
 )
+SAMPLER = "vllm.v1.sample.rejection_sampler"
+REJECT = (
+    *("draft_token_ids", "num_draft_tokens", "max_spec_len", "cu_num_draft_tokens", "draft_probs", "target_logits"),
+    *("bonus_token_ids", "sampling_metadata", "synthetic_mode", "synthetic_conditional_rates", "use_fp64_gumbel"),
+)
 # Tells `install()` in the engine's processes, which inherit it, that --edsd is in use.
 ACTIVE = "VLLM_EDSD_ACTIVE"
 DRAFT_MODELS = {"Eagle3EdsdModel": "vllm_edsd.drafters.edsd.vllm_model:Eagle3EdsdModel"}
@@ -63,7 +68,12 @@ SERVE = (
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.get_top_tokens", ("self", "hidden_states")),
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.load_weights", ("self", "weights")),
 )
-# Checked once a policy that adapts is asked for.
+# Checked once a model-free proposer is asked for.
+CUSTOM = (
+    Hook("vllm.engine.arg_utils", "EngineArgs", ("additional_config",)),
+    Hook("vllm.v1.spec_decode.custom_class_proposer", "create_custom_proposer", ("vllm_config",)),
+)
+# Checked once a policy that adapts, or block verification, is asked for.
 ADAPT = (
     Hook(PROPOSER, "SpecDecodeBaseProposer.propose", PROPOSE),
     Hook(PROPOSER, "SpecDecodeBaseProposer._sample_draft_tokens", ("self", "hidden_states", "sampling_metadata")),
@@ -75,6 +85,9 @@ ADAPT = (
     ),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.execute_model", ("self", "scheduler_output")),
+    Hook(SAMPLER, "RejectionSampler.forward", ("self", "metadata", "draft_probs", "logits", "sampling_metadata")),
+    Hook(SAMPLER, "rejection_sample", REJECT),
+    Hook("vllm.v1.sample.metadata", "SamplingMetadata", ("temperature", "all_greedy", "all_random", "generators")),
     Hook(
         "vllm.v1.attention.backend",
         "CommonAttentionMetadata",

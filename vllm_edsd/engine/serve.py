@@ -10,11 +10,17 @@ from vllm_edsd.engine import cpu, cpu_sampling, hooks
 from vllm_edsd.errors import UserError
 
 
-def prepare(target: TargetShape | None) -> None:
-    """Refuses a vLLM or a target that cannot do it (UserError); on the CPU backend, readies the engine."""
-    problem = compat.version_problem(compat.vllm_version()) or hooks.problem(hooks.SERVE)
+def prepare(target: TargetShape | None, model_free: bool = False) -> None:
+    """Refuses a vLLM or a target that cannot do it (UserError); on the CPU backend, readies the engine.
+
+    `target` is None where it cannot be read or need not fit; `model_free` says that a proposer drafts, not a draft model.
+    """
+    places = (*hooks.SERVE, *hooks.CUSTOM) if model_free else hooks.SERVE
+    problem = compat.version_problem(compat.vllm_version()) or hooks.problem(places)
     if problem is not None:
         raise UserError(problem)
+    if model_free:
+        check_runner()
     if target is not None:
         check_aux_hidden_states(target)
     os.environ[hooks.ACTIVE] = "1"
@@ -61,6 +67,17 @@ def runner() -> tuple[str, str]:
     if forced is not None:
         return ("V2" if forced else "V1"), f"VLLM_USE_V2_MODEL_RUNNER={int(forced)}"
     return ("V2", "vLLM's default") if HAS_TRITON else ("V1", "V2 needs Triton")
+
+
+def check_runner() -> None:
+    """Raises UserError where vLLM is told to use model runner V2; for a proposer it chooses V1 by itself."""
+    from vllm import envs
+
+    if envs.VLLM_USE_V2_MODEL_RUNNER:
+        raise UserError(
+            "a model-free proposer runs on vLLM's model runner V1 only, and VLLM_USE_V2_MODEL_RUNNER is 1; unset it, or "
+            "give a drafter with weights"
+        )
 
 
 def check_aux_hidden_states(target: TargetShape) -> None:

@@ -1,11 +1,16 @@
-"""vLLM's CPU worker with our proposer in its model runner (V1)."""
+"""vLLM's CPU worker with our proposer, and block verification where it is asked for, in its model runner (V1)."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from vllm_edsd.engine.proposer import AdaptiveProposer
+from vllm_edsd.engine.verification import BlockVerifier
 from vllm_edsd.policy import registry
+from vllm_edsd.policy.cost import CostModel
+from vllm_edsd.policy.record import Recorder
 
 
 class AdaptiveCPUWorker(CPUWorker):
@@ -15,8 +20,19 @@ class AdaptiveCPUWorker(CPUWorker):
         super().init_device()
         runner: Any = self.model_runner
         config: Any = self.vllm_config
-        policy = registry.make(config.additional_config["edsd"]["policy"], config.speculative_config.num_speculative_tokens)
+        options = config.additional_config["edsd"]
+        if config.parallel_config.world_size > 1:
+            raise ValueError(
+                f"policy {options['policy']!r} on {config.parallel_config.world_size} ranks: each would time its own steps "
+                "and choose other lengths; give policy='fixed'"
+            )
+        cost = CostModel(np.array(options["coefficients"])) if options["coefficients"] else None
+        policy = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
+        if options["record"]:
+            policy = Recorder(policy, Path(options["record"]))
         runner.drafter = AdaptiveProposer(config, runner.device, runner, policy)
+        if options["verification"] == "block":
+            runner.rejection_sampler = BlockVerifier(runner.sampler, config.speculative_config, runner.device)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         self.model_runner.drafter.scheduled(scheduler_output)  # type: ignore[union-attr]

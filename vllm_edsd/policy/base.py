@@ -72,10 +72,10 @@ class Step:
 
 
 class DraftPolicy(ABC):
-    """Base of every length policy; entry points in the group `vllm_edsd.policies` name a `make(max_tokens)` for each.
+    """Base of every length policy; entry points in the group `vllm_edsd.policies` name a class for each.
 
-    Called in this order at every step: `timed` (what the last step cost), `observe` (what became of the last draft), `start`,
-    `proceed` after each drafted token, `cut`. `max_tokens` is K, beyond which nothing is drafted.
+    Called in this order at every step: `timed` (what the last step cost), `observe` (what became of the last draft),
+    `start`, `proceed` after each drafted token, `cut`. `max_tokens` is K, beyond which nothing is drafted.
     """
 
     def __init__(self, max_tokens: int):

@@ -16,7 +16,7 @@ OUTLIER = 4.0  # a step so many times dearer or cheaper than foreseen is left ou
 PATIENCE = 20  # unless so many come one after the other
 # In plain steps of one request; only the ratios matter, since the first step sets the scale. A guess to start from: a 135M
 # target on CPU and a drafter of 7% to 9% of its size.
-GUESS = (0.96, 0.02, 0.05, 0.06, 0.01, 0.02)
+GUESS = (0.96, 0.02, 0.02, 0.035, 0.008, 0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CostModel:
 
     def verify_seconds(self, load: Load, drafts: np.ndarray) -> np.ndarray:
         """The same for several numbers of verified draft tokens [n] instead of `load.drafts`."""
-        return self.seconds(dataclasses.replace(load, drafts=0)) + drafts * self.weights[2]
+        return self.seconds(load) + (drafts - load.drafts) * self.weights[2]
 
     def learn(self, step: Step) -> None:
         """Takes in a step that was really made; those that cannot be true are left out."""

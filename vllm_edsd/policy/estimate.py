@@ -9,11 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vllm_edsd.policy.base import Drafting, Verdict
+
 POSITIONS = 8  # later ones share the last one's term
 FORGET = 0.995  # of the evidence that stays from one step to the next
 PRIOR = 20.0  # outcomes that the starting weights count for
 RECENT = 0.1  # weight of a request's newest outcome
 BINS = 10  # of predicted chance, for calibration
+RIDGE = 0.05 * np.eye(3 + POSITIONS)  # keeps directions in which nothing is ever seen from drifting
 EDGE = 1e-3  # chances are kept this far from 0 and 1
 
 
@@ -32,16 +35,17 @@ class AcceptanceEstimator:
         """[R, n] figures of positions first.. to [R, n, width]."""
         rows, count = top.shape
         out = np.zeros((rows, count, 3 + POSITIONS))
-        out[..., 0] = _logit(np.nan_to_num(top))
-        out[..., 1] = np.nan_to_num(entropy, posinf=0.0, neginf=0.0)
-        out[..., 2] = np.array([_logit(self.recent.get(request, 0.5)) for request in requests])[:, None]
-        places = np.minimum(np.arange(first, first + count), POSITIONS - 1)
-        out[:, np.arange(count), 3 + places] = 1.0
+        sound = np.isfinite(top) & np.isfinite(entropy)
+        out[..., 0] = _logit(np.where(sound, top, 0.5))
+        out[..., 1] = np.where(sound, entropy, 0.0)
+        out[..., 2] = _logit(np.array([self.recent.get(request, 0.5) for request in requests]))[:, None]
+        for place in range(count):
+            out[:, place, 3 + min(first + place, POSITIONS - 1)] = 1.0
         return out
 
     def chances(self, features: np.ndarray) -> np.ndarray:
         """[..., width] to the chance of acceptance [...]."""
-        return 1 / (1 + np.exp(-np.clip(features @ self.weights, -30, 30)))
+        return 1 / (1 + np.exp(-np.minimum(np.maximum(features @ self.weights, -30), 30)))
 
     def learn(self, requests: Sequence[str], features: np.ndarray, verified: np.ndarray, accepted: np.ndarray) -> None:
         """Outcomes of one draft: features [R, n, width]; int [R]: tokens verified and accepted.
@@ -58,9 +62,7 @@ class AcceptanceEstimator:
         guess = self.chances(rows)
         self._calibrate(guess, outcome)
         self.evidence = self.evidence * FORGET + (rows.T * np.maximum(guess * (1 - guess), EDGE)) @ rows
-        # A ridge keeps directions in which nothing is ever seen from drifting.
-        ridge = np.eye(len(self.weights)) * 0.05
-        self.weights = self.weights + np.linalg.solve(self.evidence + ridge, rows.T @ (outcome - guess))
+        self.weights = self.weights + np.linalg.solve(self.evidence + RIDGE, rows.T @ (outcome - guess))
         for request, done, total in zip(requests, accepted, verified, strict=True):
             if total:
                 before = self.recent.get(request, 0.5)
@@ -82,6 +84,42 @@ class AcceptanceEstimator:
             self.recent.pop(request, None)
 
 
-def _logit(chance: np.ndarray | float) -> np.ndarray | float:
-    inside = np.clip(chance, EDGE, 1 - EDGE)
+class Survival:
+    """The chance that each token of a draft and all before it are accepted, extended as the draft grows."""
+
+    def __init__(self, estimator: AcceptanceEstimator, drafting: Drafting):
+        self.estimator = estimator
+        self.drafting = drafting
+        self.features = np.empty((len(drafting.requests), 0, 3 + POSITIONS))
+        self.chances = np.empty((len(drafting.requests), 0))
+        self.values = np.empty((len(drafting.requests), 0))
+
+    def update(self) -> np.ndarray:
+        """float64 [R, drafted]; 0 from the first position on whose figures are not finite."""
+        done, drafting = self.values.shape[1], self.drafting
+        if done < drafting.drafted:
+            top, entropy = drafting.top[:, done:], drafting.entropy[:, done:]
+            features = self.estimator.features(drafting.requests, top, entropy, done)
+            chances = self.estimator.chances(features) * (np.isfinite(top) & np.isfinite(entropy))
+            before = self.values[:, -1:] if done else 1.0
+            self.features = np.concatenate([self.features, features], axis=1)
+            self.chances = np.concatenate([self.chances, chances], axis=1)
+            self.values = np.concatenate([self.values, before * np.cumprod(chances, axis=1)], axis=1)
+        return self.values
+
+    def learn(self, verdicts: Sequence[Verdict]) -> None:
+        """Teaches the estimator what became of this draft; requests may have left meanwhile."""
+        row = {request: place for place, request in enumerate(self.drafting.requests)}
+        known = [verdict for verdict in verdicts if verdict.request in row]
+        if known:
+            self.estimator.learn(
+                [verdict.request for verdict in known],
+                self.features[[row[verdict.request] for verdict in known]],
+                np.array([verdict.verified for verdict in known]),
+                np.array([verdict.accepted for verdict in known]),
+            )
+
+
+def _logit(chance: np.ndarray) -> np.ndarray:
+    inside = np.minimum(np.maximum(chance, EDGE), 1 - EDGE)
     return np.log(inside / (1 - inside))

@@ -10,9 +10,9 @@ import numpy as np
 
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Step, Verdict, leading
 from vllm_edsd.policy.cost import CostModel, Load
-from vllm_edsd.policy.estimate import POSITIONS, AcceptanceEstimator
-from vllm_edsd.policy.specdec import learn
+from vllm_edsd.policy.estimate import POSITIONS, AcceptanceEstimator, Survival
 
+EXPLORE = 12  # every so many steps another length is tried, or costs and chances of what is not chosen stay unknown
 SMOOTHING = 0.05  # weight of the newest step in running means
 
 
@@ -25,53 +25,63 @@ class Evict(DraftPolicy):
         self.cost = cost or CostModel()
         self.typical = np.full(POSITIONS, 0.5)  # running mean of the estimated chance by position
         self.rate = 0.0  # running mean of tokens per second
-        self.last: tuple[Drafting, np.ndarray] | None = None
-        self.chosen = 0.0
+        self.verified = 0.0  # running mean of the tokens verified for a request
+        self.last: Survival | None = None
+        self.steps = 0
+        self.tried: int | None = None  # the length of a step that explores
 
     def start(self, requests: Sequence[str]) -> bool:
         self.last = None
+        turn, rest = divmod(self.steps, EXPLORE)
+        self.tried = 1 + turn % self.max_tokens if rest == EXPLORE - 1 else None
+        self.steps += 1
         return True
+
+    def _survival(self, drafting: Drafting) -> np.ndarray:
+        if self.last is None or self.last.drafting is not drafting:
+            self.last = Survival(self.estimator, drafting)
+        values = self.last.update()
+        place = min(drafting.drafted, POSITIONS) - 1
+        self.typical[place] += SMOOTHING * (float(self.last.chances[:, -1].mean()) - self.typical[place])
+        return values
 
     def proceed(self, drafting: Drafting) -> bool:
         survival = self._survival(drafting)
-        following = min(drafting.drafted, POSITIONS - 1)
-        more = np.column_stack([survival, survival[:, -1] * self.typical[following]])
-        load = Load(len(drafting.requests), drafting.context, 0, drafting.drafted)
-        longer = Load(len(drafting.requests), drafting.context, 0, drafting.drafted + 1)
-        return self._best(more, longer)[1] > self._best(survival, load)[1]
+        if self.tried is not None:
+            return drafting.drafted < self.tried
+        expected = survival[:, -1:] * self.typical[min(drafting.drafted, POSITIONS - 1)]
+        requests, context = len(drafting.requests), drafting.context
+        rate = self._best(survival, Load(requests, context, 0, drafting.drafted))[1]
+        longer = np.concatenate([survival, expected], axis=1)
+        return self._best(longer, Load(requests, context, 0, drafting.drafted + 1))[1] > rate
 
     def cut(self, drafting: Drafting) -> np.ndarray:
         survival = self._survival(drafting)
         load = Load(len(drafting.requests), drafting.context, 0, drafting.drafted)
-        if drafting.sampled:
+        if self.tried is not None:
+            counts = leading(survival > 0)
+        elif drafting.sampled:
             # The price of a verified token, from past steps only: a threshold looks at no later position.
             rate = self.rate or load.requests / self.cost.seconds(load)
             counts = leading(survival >= rate * self.cost.weights[2])
         else:
             counts = leading(survival >= self._best(survival, load)[0])
-        self.chosen += SMOOTHING * (float(counts.mean()) - self.chosen)
+        self.verified += SMOOTHING * (float(counts.mean()) - self.verified)
         return counts
-
-    def _survival(self, drafting: Drafting) -> np.ndarray:
-        """The chance that each drafted token and all before it are accepted, [R, drafted]."""
-        features = self.estimator.features(drafting.requests, drafting.top, drafting.entropy)
-        self.last = (drafting, features)
-        chances = self.estimator.chances(features)
-        place = min(drafting.drafted, POSITIONS) - 1
-        self.typical[place] += SMOOTHING * (float(chances[:, -1].mean()) - self.typical[place])
-        return np.cumprod(chances * drafting.usable(), axis=1)
 
     def _best(self, survival: np.ndarray, load: Load) -> tuple[float, float]:
         """The smallest survival worth verifying (above 1 where none is) and the tokens per second with it."""
-        ranked = np.sort(survival[survival > 0], axis=None)[::-1]
-        emitted = load.requests + np.concatenate([[0.0], np.cumsum(ranked)])
+        ranked = np.sort(survival, axis=None)[::-1]
+        ranked = ranked[: np.count_nonzero(ranked)]
+        emitted = np.full(len(ranked) + 1, float(load.requests))
+        emitted[1:] += np.cumsum(ranked)
         rates = emitted / self.cost.verify_seconds(load, np.arange(len(emitted)))
         best = int(rates.argmax())
         return (float(ranked[best - 1]) if best else 2.0), float(rates[best])
 
     def observe(self, verdicts: Sequence[Verdict]) -> None:
         if self.last is not None:
-            learn(self.estimator, *self.last, verdicts)
+            self.last.learn(verdicts)
 
     def timed(self, step: Step) -> None:
         self.cost.learn(step)
@@ -82,4 +92,4 @@ class Evict(DraftPolicy):
         self.estimator.forget(requests)
 
     def state(self) -> dict[str, float]:
-        return {"calibration_error": self.estimator.calibration_error(), "verified_length": self.chosen}
+        return {"calibration_error": self.estimator.calibration_error(), "verified_length": self.verified}

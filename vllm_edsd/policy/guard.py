@@ -1,18 +1,22 @@
 """Never slower than plain decoding: the guard measures both ways of decoding as it goes and takes the faster one [ours]."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Step, Verdict
 
-TRIAL = 6  # steps of the other way at a time
+TRIAL = {True: 12, False: 6}  # steps of the other way at a time; those that draft vary more in what they emit
 FIRST = 24  # steps before the first trial, and the least between two
 SHARE = 0.005  # of the time may be lost to trials
-LONGEST_STEP = 60.0  # seconds; no clock that jumps, and no paused process, is believed
 LONGEST = 4096  # at most so many steps between two trials
-SMOOTHING = 0.05  # least weight of the newest step
+COLD = {True: 4, False: 1}  # first steps of a way that do not count: caches fill
+ENOUGH = {True: 36, False: 10}  # steps of a way before it is judged; SOON do where one way is clearly slower
+SOON = {True: 8, False: 4}
+CLEARLY = 1.3  # times; then short trials do as well
+SHORT = 4
+SPEED, LENGTH = 0.05, 0.02  # least weight of the newest step in what a step costs, and in what it emits
+LONGEST_STEP = 60.0  # seconds; no clock that jumps, and no paused process, is believed
 MARGIN = 0.01  # the ways change places only for more than this, relative
 
 
@@ -55,9 +59,10 @@ class _Size:
 
     def __init__(self) -> None:
         self.drafts = True
-        self.ways = {True: _Way(), False: _Way()}
+        self.ways = {way: _Way(COLD[way]) for way in (True, False)}
         self.current = self.before = True
         self.until_trial = FIRST
+        self.trials = 0
         self.trial = 0
         self.judging = False
 
@@ -66,7 +71,7 @@ class _Size:
         if self.judging and not self.trial:
             self._judge()
         if self.until_trial == 0 and not self.trial:
-            self.trial, self.judging = TRIAL, True
+            self.trial, self.judging = self._trial_steps(), True
         self.before = self.current
         if self.trial:
             self.trial -= 1
@@ -83,24 +88,38 @@ class _Size:
 
     def _judge(self) -> None:
         self.judging = False
-        mine, other = self.ways[self.drafts].seconds_per_token(), self.ways[not self.drafts].seconds_per_token()
-        if other < mine * (1 - MARGIN):
-            self.drafts = not self.drafts
-            mine, other = other, mine
-        lost = TRIAL * (other / mine - 1) if mine and math.isfinite(other) else 0.0
-        self.until_trial = int(min(max(lost / SHARE, FIRST), LONGEST))
+        self.trials += 1
+        self.until_trial = FIRST
+        ratio = self._ratio()
+        clear = ratio is not None and not 1 / CLEARLY < ratio < CLEARLY
+        if ratio is None or (not clear and any(self.ways[way].steps < ENOUGH[way] for way in (True, False))):
+            return
+        if ratio < 1 - MARGIN:
+            self.drafts, self.trials, ratio = not self.drafts, 0, 1 / ratio
+        lost = self._trial_steps() * (ratio - 1)
+        # Little is known after few trials, so the next ones come soon all the same.
+        self.until_trial = int(min(max(lost / SHARE, FIRST), FIRST << min(self.trials, 10), LONGEST))
+
+    def _ratio(self) -> float | None:
+        """What a token costs the other way, in what it costs this way; None while little is known."""
+        if any(self.ways[way].steps < SOON[way] for way in (True, False)):
+            return None
+        return self.ways[not self.drafts].seconds_per_token() / self.ways[self.drafts].seconds_per_token()
+
+    def _trial_steps(self) -> int:
+        return SHORT if (self._ratio() or 1.0) > CLEARLY else TRIAL[not self.drafts]
 
 
 class _Way:
-    def __init__(self) -> None:
-        self.steps = 0
+    def __init__(self, cold: int) -> None:
+        self.steps = -cold
         self.seconds = self.emitted = 0.0
 
     def add(self, step: Step) -> None:
         self.steps += 1
-        weight = max(SMOOTHING, 1 / self.steps)
-        self.seconds += weight * (step.seconds - self.seconds)
-        self.emitted += weight * (step.emitted - self.emitted)
+        if self.steps > 0:
+            self.seconds += max(SPEED, 1 / self.steps) * (step.seconds - self.seconds)
+            self.emitted += max(LENGTH, 1 / self.steps) * (step.emitted - self.emitted)
 
     def seconds_per_token(self) -> float:
-        return self.seconds / self.emitted if self.steps else math.inf
+        return self.seconds / self.emitted

@@ -1,17 +1,13 @@
-"""Scorers by name, and the docs' example of a third party's package."""
+"""Scorers by name, and the docs' example of the reference engine."""
 
 import re
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from vllm_edsd.errors import UserError
-from vllm_edsd.reference.engine import Engine, Sampling
-from vllm_edsd.reference.growth import Plan
-from vllm_edsd.reference.table import Table
-from vllm_edsd.scoring.registry import OURS, known, make
+from vllm_edsd.scoring.registry import OURS, make
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference-engine.md"
 OPTIONS = {"evict": {"costs": [1.0, 1.1]}, "talon": {"budget": 3}}
@@ -42,23 +38,6 @@ def test_ours_are_made_by_name(name):
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(UserError, match=r"'blok'.*block, evict, k-seq, recursive, standard, talon"):
         make("blok")
-
-
-def test_the_docs_example(package):
-    """The page's package, installed and used as the page says, follows the target."""
-    package(
-        *re.findall(r"```python\n# their_scorer.py\n(.*?)```", PAGE.read_text(), re.DOTALL), lookup="their_scorer:Lookup"
-    )
-    assert "lookup" in known()
-    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    engine = Engine(Table(logits), Table(logits), make("lookup"), Plan((1, 1)), Sampling())
-    found = engine.generate([[0]] * 100_000, 2, torch.Generator().manual_seed(0))
-    chances = logits.double().softmax(-1)
-    for first in range(2):
-        rows = found.tokens[:, 0] == first
-        assert rows.double().mean() == pytest.approx(float(chances[0, first]), abs=0.006)
-        assert found.tokens[rows, 1].double().mean() == pytest.approx(float(chances[first, 1]), abs=0.006)
-    assert found.accepted.sum() > 0
 
 
 def test_a_name_that_is_taken(package):

@@ -1,0 +1,16 @@
+"""Model-free proposers by name: ours, and those that installed packages add under the entry points `vllm_edsd.proposers`."""
+
+from vllm_edsd.drafters.proposer import Proposer
+from vllm_edsd.extensions import Extensions
+
+PROPOSERS = Extensions("proposer", "vllm_edsd.proposers", Proposer, {"trigram": "vllm_edsd.drafters.trigram.core:Trigram"})
+
+
+def names() -> list[str]:
+    """Every proposer that can be asked for. Raises UserError for a name that is taken twice."""
+    return list(PROPOSERS.known())
+
+
+def load(name: str) -> type[Proposer]:
+    """A proposer's class. Raises UserError for an unknown name, a failing import, or a class that is no Proposer."""
+    return PROPOSERS.load(name)

@@ -1,0 +1,55 @@
+"""Where the draft length can adapt, and what is said where it cannot."""
+
+import pytest
+
+from vllm_edsd.engine import hooks, serve
+
+
+@pytest.fixture(autouse=True)
+def able(monkeypatch):
+    """A place where nothing is in the way."""
+    monkeypatch.setattr(serve, "is_cpu", lambda: True)
+    monkeypatch.setattr(serve, "runner", lambda: ("V1", "V2 needs Triton"))
+
+
+def test_nothing_is_in_the_way():
+    plain = {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "worker_cls": "auto", "dtype": "bfloat16"}
+    assert serve.policy_obstacle(plain) is None
+    assert serve.policy_obstacle({}) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size is 2"),
+        ({"pipeline_parallel_size": 4}, "pipeline_parallel_size is 4"),
+        ({"worker_cls": "mine.Worker"}, "--worker-cls is mine.Worker"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_that_are_in_the_way(arguments, told):
+    assert serve.policy_obstacle(arguments).startswith(told)
+
+
+def test_another_backend(monkeypatch):
+    monkeypatch.setattr(serve, "is_cpu", lambda: False)
+    monkeypatch.setattr(serve, "backend", lambda: "cuda")
+    told = serve.policy_obstacle({})
+    assert "backend here is cuda" in told and "CPU backend only" in told
+
+
+def test_another_runner(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(serve, "is_cpu", lambda: True)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert "runner here is V2 (VLLM_USE_V2_MODEL_RUNNER=1)" in serve.policy_obstacle({})
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    assert serve.policy_obstacle({}) is None
+
+
+def test_a_changed_hook(monkeypatch):
+    changed = hooks.Hook(hooks.PROPOSER, "SpecDecodeBaseProposer.propose", ("self", "draft"))
+    monkeypatch.setattr(hooks, "ADAPT", (*hooks.ADAPT, changed))
+    told = serve.policy_obstacle({})
+    assert "has changed" in told and f"{hooks.PROPOSER}.SpecDecodeBaseProposer.propose" in told
+    assert "expected (self, draft)" in told

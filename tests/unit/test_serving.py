@@ -1,0 +1,68 @@
+"""What `--edsd` becomes in vLLM's own terms."""
+
+import pytest
+
+from vllm_edsd.config import ServeConfig
+from vllm_edsd.errors import UserError
+from vllm_edsd.policy import registry
+from vllm_edsd.serving import engine_arguments
+
+ADAPTIVE = [name for name in registry.OURS if name != "fixed"]
+
+
+@pytest.fixture
+def arguments(make_drafter):
+    drafter = str(make_drafter())
+
+    def make(obstacle=None, **options):
+        return engine_arguments(ServeConfig(drafter=drafter, **options), None, obstacle)
+
+    return make
+
+
+def test_where_nothing_forbids_it_the_length_adapts(arguments):
+    found = arguments()
+    assert found["speculative_config"]["num_speculative_tokens"] == 8
+    assert found["speculative_config"]["disable_padded_drafter_batch"] is True
+    assert found["worker_cls"] == "vllm_edsd.engine.worker.AdaptiveCPUWorker"
+    assert found["additional_config"].keys() == {"edsd"}
+    assert found["additional_config"]["edsd"]["policy"] == "evict"
+
+
+def test_where_something_forbids_it_the_length_is_fixed(arguments):
+    found = arguments("ranks disagree")
+    assert found.keys() == {"speculative_config"}
+    assert found["speculative_config"]["num_speculative_tokens"] == 2
+    assert "disable_padded_drafter_batch" not in found["speculative_config"]
+
+
+@pytest.mark.parametrize("obstacle", [None, "ranks disagree"])
+def test_a_fixed_length_can_always_be_asked_for(arguments, obstacle):
+    assert arguments(obstacle, policy="fixed") == arguments("ranks disagree")
+
+
+@pytest.mark.parametrize("policy", ADAPTIVE)
+def test_the_policy_that_is_asked_for_reaches_the_worker(arguments, policy):
+    found = arguments(policy=policy)
+    assert found["additional_config"]["edsd"].pop("policy") == policy
+    default = arguments()
+    del default["additional_config"]["edsd"]["policy"]
+    assert found == default
+
+
+@pytest.mark.parametrize("policy", ADAPTIVE)
+def test_a_policy_that_is_asked_for_in_vain_is_refused(arguments, policy):
+    with pytest.raises(UserError, match=f"^policy '{policy}' cannot be used: ranks disagree; give policy fixed"):
+        arguments("ranks disagree", policy=policy)
+
+
+@pytest.mark.parametrize("policy", ["fixed", "evict"])
+def test_the_number_of_tokens_is_the_users(arguments, policy):
+    assert arguments(policy=policy, num_tokens=3)["speculative_config"]["num_speculative_tokens"] == 3
+
+
+@pytest.mark.parametrize("policy", ["fixed", "evict"])
+@pytest.mark.parametrize(("method", "local"), [("greedy", True), ("probabilistic", False)])
+def test_drafts_are_picked_as_asked_under_any_policy(arguments, policy, method, local):
+    found = arguments(policy=policy, draft_sample_method=method)["speculative_config"]
+    assert (found["draft_sample_method"], found["use_local_argmax_reduction"]) == (method, local)
