@@ -1,5 +1,8 @@
 """A real server with `--edsd`, over HTTP."""
 
+import json
+
+import openai
 import psutil
 import pytest
 
@@ -32,6 +35,48 @@ def test_serve_with_a_drafter_answers_counts_and_leaves_nothing_behind(target, t
             (reply,) = sampled.send([STORY], 1)
         assert (reply.error, reply.tokens) == (None, 32)
     assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 20},
+        "country": {"type": "string", "maxLength": 20},
+        "large": {"type": "boolean"},
+    },
+    "required": ["city", "country", "large"],
+    "additionalProperties": False,
+}
+KINDS = {"city": str, "country": str, "large": bool}
+
+
+def test_a_policy_leaves_structured_output_and_stop_strings_alone(target, tmp_path):
+    """Sampled drafts, block verification and lengths that change from step to step."""
+    arguments = [*SMALL, "--dtype", "float32", "--edsd", "smollm2-eagle3", "--edsd.policy", "evict"]
+    arguments += ["--edsd.draft-sample-method", "probabilistic", "--edsd.verification", "block"]
+    with serve(str(target), arguments, tmp_path / "log") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+
+        def ask(prompt, temperature, **options):
+            asked = {"model": MODEL, "messages": prompt.messages(), "max_tokens": 96, "temperature": temperature}
+            return client.chat.completions.create(**asked, **options).choices
+
+        schema = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA}}
+        for choice in (*ask(FRANCE, 0, response_format=schema), *ask(FRANCE, 0.7, response_format=schema, n=4)):
+            assert choice.finish_reason == "stop"
+            assert {key: type(value) for key, value in json.loads(choice.message.content).items()} == KINDS
+
+        (whole,) = ask(STORY, 0)
+        words = whole.message.content.split(" ")
+        # In the middle of the text, and across the boundary of two tokens at least.
+        stop = " ".join(words[20:22])
+        (cut,) = ask(STORY, 0, stop=[stop])
+        assert (cut.message.content, cut.finish_reason) == (whole.message.content.split(stop)[0], "stop")
+
+        before = server.counters()
+        several = ask(STORY, 1, n=8)
+        assert len({choice.message.content for choice in several}) == 8
+        assert (server.counters() - before).accepted > 0
 
 
 def test_an_unknown_drafter_ends_the_start_and_is_named(target, tmp_path):

@@ -1,21 +1,94 @@
-"""Samples short answers with speculation and saves them: python sample_tokens.py TARGET DRAFTER OUT edsd|stock.
+"""Samples short answers with speculation and saves them: python sample_tokens.py TARGET DRAFTER OUT HOW COUNT.
 
-`edsd` speculates through `vllm_edsd.options`, `stock` through vLLM's own configuration alone.
+edsd, stock         through `vllm_edsd.options`, and through vLLM's own configuration alone
+standard, block     sampled drafts, cut at lengths thrown with a die; verified token by token, and as a block
+greedy              the same with likeliest drafts, as a block
+own, own-block      sampled drafts, cut where a token's own probability is low, which no policy can do
+grammar             even tokens only, drafts cut at the first odd one as vLLM's scheduler does for structured output
+grammar-drawn       the same, but the proposer does not know of it and samples
 """
 
+import itertools
 import os
+import random
 import sys
 
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
-COUNT, LENGTH, TEMPERATURE = 20_000, 3, 0.7
+from vllm_edsd.policy.base import DraftPolicy
+
+EACH = 1000  # answers to a request, which is cheaper than as many requests
+LENGTH, TEMPERATURE = 4, 0.7
+EVEN = list(range(0, 128, 2))
 PROMPT = [5, 17, 99, 42, 64, 23]
+SAMPLED = {"draft_sample_method": "probabilistic", "num_tokens": 3, "policy": "fixed"}
+OPTIONS = {
+    "edsd": {"num_tokens": 2},
+    "standard": SAMPLED | {"policy": "evict"},
+    "own": SAMPLED | {"policy": "evict"},
+    "block": SAMPLED | {"verification": "block"},
+    "own-block": SAMPLED | {"verification": "block"},
+    "grammar": SAMPLED | {"verification": "block"},
+    "grammar-drawn": SAMPLED | {"verification": "block"},
+    "greedy": {"num_tokens": 3, "verification": "block"},
+}
 
 
-def main(target: str, drafter: str, out: str, how: str) -> None:
+class Die(DraftPolicy):
+    """Lengths that have nothing to do with any token."""
+
+    def __init__(self, max_tokens):
+        super().__init__(max_tokens)
+        self.random = random.Random(3)
+
+    def start(self, requests):
+        return self.random.random() < 0.9
+
+    def proceed(self, drafting):
+        return self.random.random() < 0.9
+
+    def cut(self, drafting):
+        return np.array([self.random.randint(0, drafting.drafted) for _ in drafting.requests])
+
+
+class Everything(Die):
+    def start(self, requests):
+        return True
+
+    def proceed(self, drafting):
+        return True
+
+    def cut(self, drafting):
+        return np.full(len(drafting.requests), drafting.drafted)
+
+
+def cut_by_own_probability(drafter):
+    """Makes a proposer hand on a request's drafts up to the first that was less likely than its draws are on average."""
+    keep = drafter._kept
+
+    def sure(requests):
+        kept = keep(requests)
+        probs, tokens = torch.stack(drafter.probs, dim=1), torch.stack(drafter.tokens, dim=1).long()
+        own = probs.gather(-1, tokens[..., None])[..., 0]
+        counts = (own >= probs.square().sum(-1)).long().cumprod(1).sum(1).tolist()
+        return [tokens[:count] for tokens, count in zip(kept, counts, strict=True)]
+
+    drafter._kept = sure
+
+
+def cut_by_grammar(core, drawn):
+    """Makes the scheduler cut drafts at odd tokens; the proposer knows of it unless `drawn`."""
+    core.scheduler.structured_output_manager.validate_tokens = lambda _, tokens: list(
+        itertools.takewhile(lambda token: token % 2 == 0, tokens)
+    )
+    core.model_executor.driver_worker.worker.model_runner.drafter.structured = lambda requests: [not drawn] * len(requests)
+
+
+def main(target: str, drafter: str, out: str, how: str, count: str) -> None:
     from vllm import LLM, SamplingParams, TokensPrompt
 
     import vllm_edsd
@@ -29,12 +102,26 @@ def main(target: str, drafter: str, out: str, how: str) -> None:
         max_num_batched_tokens=2048,
         enforce_eager=True,
         skip_tokenizer_init=True,
+        disable_log_stats=False,
         seed=11,
-        **(vllm_edsd.options(drafter, num_tokens=2) if how == "edsd" else speculative),
+        **(speculative if how == "stock" else vllm_edsd.options(drafter, **OPTIONS[how])),
     )
-    params = SamplingParams(temperature=TEMPERATURE, max_tokens=LENGTH, ignore_eos=True, detokenize=False)
-    answers = llm.generate([TokensPrompt(prompt_token_ids=PROMPT)] * COUNT, params, use_tqdm=False)
-    save_file({"answers": torch.tensor([answer.outputs[0].token_ids for answer in answers])}, out)
+    core = llm.llm_engine.engine_core.engine_core
+    runner = core.model_executor.driver_worker.worker.model_runner
+    params = SamplingParams(n=EACH, temperature=TEMPERATURE, max_tokens=LENGTH, ignore_eos=True, detokenize=False)
+    if how.startswith("grammar"):
+        runner.drafter.policy = Everything(3)
+        cut_by_grammar(core, how == "grammar-drawn")
+        params.allowed_token_ids = EVEN
+    elif how.startswith("own"):
+        runner.drafter.policy = Everything(3)
+        cut_by_own_probability(runner.drafter)
+    elif how not in ("edsd", "stock"):
+        runner.drafter.policy = Die(3)
+    answers = llm.generate([TokensPrompt(prompt_token_ids=PROMPT)] * (int(count) // EACH), params, use_tqdm=False)
+    counts = {metric.name: str(metric.value) for metric in llm.get_metrics() if hasattr(metric, "value")}
+    counts["sampler"] = type(runner.rejection_sampler).__name__
+    save_file({"answers": torch.tensor([each.token_ids for answer in answers for each in answer.outputs])}, out, counts)
 
 
 if __name__ == "__main__":

@@ -66,3 +66,18 @@ def test_the_number_of_tokens_is_the_users(arguments, policy):
 def test_drafts_are_picked_as_asked_under_any_policy(arguments, policy, method, local):
     found = arguments(policy=policy, draft_sample_method=method)["speculative_config"]
     assert (found["draft_sample_method"], found["use_local_argmax_reduction"]) == (method, local)
+
+
+@pytest.mark.parametrize("policy", ["fixed", "evict"])
+@pytest.mark.parametrize("method", ["greedy", "probabilistic"])
+def test_block_verification_brings_our_worker_under_any_policy(arguments, policy, method):
+    found = arguments(policy=policy, verification="block", draft_sample_method=method)
+    assert found["worker_cls"] == "vllm_edsd.engine.worker.AdaptiveCPUWorker"
+    options = found["additional_config"]["edsd"]
+    assert (options["policy"], options["verification"]) == (policy, "block")
+    assert found["speculative_config"]["draft_sample_method"] == method
+
+
+def test_block_verification_that_is_asked_for_in_vain_is_refused(arguments):
+    with pytest.raises(UserError, match=r"^verification 'block' cannot be used: ranks disagree; give verification standard"):
+        arguments("ranks disagree", policy="fixed", verification="block")

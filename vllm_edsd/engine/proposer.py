@@ -35,6 +35,7 @@ class AdaptiveProposer(EagleProposer):
         self.tokens: list[torch.Tensor] = []
         self.probs: list[torch.Tensor] = []
         self.rows: list[int] = []
+        self.constrained = torch.empty(0, dtype=torch.bool)
 
     def block_size_of(self) -> int:
         """Tokens in a KV cache block; known once the cache is."""
@@ -88,6 +89,7 @@ class AdaptiveProposer(EagleProposer):
         sampled = self._enable_probabilistic_draft_probs and not sampling_metadata.all_greedy
         self.drafting = Drafting.begin(asked, context, sampled)
         self.tokens, self.probs = [], []
+        self.constrained = torch.tensor(self.structured(requests))
         with contextlib.suppress(_Enough):
             super().propose(
                 num_speculative_tokens if wanted else 0,
@@ -114,6 +116,11 @@ class AdaptiveProposer(EagleProposer):
         if self.drafting.sampled:
             tokens, probs = self._sample_from_logits(model.compute_logits(hidden_states), sampling_metadata)
             assert probs is not None
+            if self.constrained.any():
+                # The scheduler cuts these at the first token that the grammar forbids: no draw may decide about that.
+                fixed = torch.zeros_like(probs).scatter_(1, stats.token[:, None], 1.0)
+                tokens = torch.where(self.constrained, stats.token, tokens)
+                probs = torch.where(self.constrained[:, None], fixed, probs)
             self.probs.append(probs)
         self.tokens.append(tokens)
         figures = torch.stack([stats.max_probability, stats.entropy])[:, self.rows].double().cpu().numpy()
@@ -121,6 +128,10 @@ class AdaptiveProposer(EagleProposer):
         if len(self.tokens) < self.num_speculative_tokens and not self.policy.proceed(self.drafting):
             raise _Enough
         return tokens, probs
+
+    def structured(self, requests: Sequence[str]) -> list[bool]:
+        """Whether each request's output must follow a grammar (a JSON schema, a regular expression, ...)."""
+        return [self.runner.requests[request].sampling_params.structured_outputs is not None for request in requests]
 
     def _observe(self, requests: Sequence[str]) -> None:
         """Tells the policy what became of the drafts that the target has just verified."""

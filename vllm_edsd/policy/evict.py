@@ -12,7 +12,8 @@ from vllm_edsd.policy.base import Drafting, DraftPolicy, Step, Verdict, leading
 from vllm_edsd.policy.cost import CostModel, Load
 from vllm_edsd.policy.estimate import POSITIONS, AcceptanceEstimator, Survival
 
-EXPLORE = 12  # every so many steps another length is tried, or costs and chances of what is not chosen stay unknown
+EXPLORE = 12  # at least so many steps between two that try another length: what is never done cannot be priced
+SHARE = 0.01  # of the time may be lost to such steps
 SMOOTHING = 0.05  # weight of the newest step in running means
 
 
@@ -27,15 +28,26 @@ class Evict(DraftPolicy):
         self.rate = 0.0  # running mean of tokens per second
         self.verified = 0.0  # running mean of the tokens verified for a request
         self.last: Survival | None = None
-        self.steps = 0
+        self.waited = self.trials = 0
+        self.pause = EXPLORE  # steps until another length is tried
         self.tried: int | None = None  # the length of a step that explores
 
     def start(self, requests: Sequence[str]) -> bool:
         self.last = None
-        turn, rest = divmod(self.steps, EXPLORE)
-        self.tried = 1 + turn % self.max_tokens if rest == EXPLORE - 1 else None
-        self.steps += 1
+        self.waited += 1
+        self.tried = self._explore(len(requests)) if self.waited >= self.pause else None
         return True
+
+    def _explore(self, requests: int) -> int:
+        """Another length, up to two more than is usual; the next one comes the later, the dearer this one is."""
+        usual = round(self.verified)
+        length = 1 + self.trials % min(self.max_tokens, usual + 2)
+        load = Load(requests, 0, usual * requests, usual)
+        longer = Load(requests, 0, length * requests, length)
+        lost = self.cost.seconds(longer) / self.cost.seconds(load) - 1
+        self.trials, self.waited = self.trials + 1, 0
+        self.pause = round(max(EXPLORE, lost / SHARE))
+        return length
 
     def _survival(self, drafting: Drafting) -> np.ndarray:
         if self.last is None or self.last.drafting is not drafting:
@@ -61,8 +73,8 @@ class Evict(DraftPolicy):
         if self.tried is not None:
             counts = leading(survival > 0)
         elif drafting.sampled:
-            # The price of a verified token, from past steps only: a threshold looks at no later position.
-            rate = self.rate or load.requests / self.cost.seconds(load)
+            # The price of a verified token, from past steps only: neither later positions nor their number count.
+            rate = self.rate or load.requests / self.cost.seconds(Load(load.requests, load.context, 0, 0))
             counts = leading(survival >= rate * self.cost.weights[2])
         else:
             counts = leading(survival >= self._best(survival, load)[0])

@@ -7,11 +7,12 @@ import numpy as np
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Step, Verdict
 
 TRIAL = {True: 12, False: 6}  # steps of the other way at a time; those that draft vary more in what they emit
-FIRST = 24  # steps before the first trial, and the least between two
+FIRST = 12  # steps before the first trial, and the least between two
+INHERITED = 96  # the same where drafting lost with fewer requests
 SHARE = 0.005  # of the time may be lost to trials
 LONGEST = 4096  # at most so many steps between two trials
 COLD = {True: 4, False: 1}  # first steps of a way that do not count: caches fill
-ENOUGH = {True: 36, False: 10}  # steps of a way before it is judged; SOON do where one way is clearly slower
+ENOUGH = {True: 24, False: 8}  # steps of a way before it is judged; SOON do where one way is clearly slower
 SOON = {True: 8, False: 4}
 CLEARLY = 1.3  # times; then short trials do as well
 SHORT = 4
@@ -28,10 +29,15 @@ class Guard(DraftPolicy):
         super().__init__(policy.max_tokens)
         self.policy = policy
         self.sizes: dict[int, _Size] = {}
-        self.now = _Size()
+        self.now = _Size(True)
 
     def start(self, requests: Sequence[str]) -> bool:
-        self.now = self.sizes.setdefault(len(requests).bit_length(), _Size())
+        size = len(requests).bit_length()
+        if size not in self.sizes:
+            # Drafting pays less, the more requests there are: where it lost with fewer, a new size starts without.
+            fewer = [known for known in self.sizes if known < size]
+            self.sizes[size] = _Size(not fewer or self.sizes[max(fewer)].drafts)
+        self.now = self.sizes[size]
         return self.now.next() and self.policy.start(requests)
 
     def proceed(self, drafting: Drafting) -> bool:
@@ -57,11 +63,11 @@ class Guard(DraftPolicy):
 class _Size:
     """One batch size: which way is used, and what either gave."""
 
-    def __init__(self) -> None:
-        self.drafts = True
+    def __init__(self, drafts: bool) -> None:
+        self.drafts = drafts
         self.ways = {way: _Way(COLD[way]) for way in (True, False)}
-        self.current = self.before = True
-        self.until_trial = FIRST
+        self.current = self.before = drafts
+        self.until_trial = FIRST if drafts else INHERITED
         self.trials = 0
         self.trial = 0
         self.judging = False
@@ -97,8 +103,9 @@ class _Size:
         if ratio < 1 - MARGIN:
             self.drafts, self.trials, ratio = not self.drafts, 0, 1 / ratio
         lost = self._trial_steps() * (ratio - 1)
-        # Little is known after few trials, so the next ones come soon all the same.
-        self.until_trial = int(min(max(lost / SHARE, FIRST), FIRST << min(self.trials, 10), LONGEST))
+        # Little is known after few trials: unless the matter is clear, the next ones come soon all the same.
+        most = LONGEST if clear else FIRST << min(self.trials, 10)
+        self.until_trial = int(min(max(lost / SHARE, FIRST), most, LONGEST))
 
     def _ratio(self) -> float | None:
         """What a token costs the other way, in what it costs this way; None while little is known."""

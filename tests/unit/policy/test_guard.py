@@ -72,3 +72,10 @@ def test_a_clock_that_jumps_moves_nothing():
         guard.start(["r0"])
         guard.timed(Step(1, 100, 1, 1, 1, seconds))
     assert sum(simulate(guard, 300, 1.2, 1.8)[2]) > 280
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_larger_batch_starts_as_the_smaller_one_ended(paid):
+    guard = Guard(Fixed(3))
+    simulate(guard, 1500, *((1.2, 1.8) if paid else (2.0, 1.1)), requests=4)
+    assert guard.start([f"r{number}" for number in range(32)]) == paid
