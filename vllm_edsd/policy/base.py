@@ -107,6 +107,35 @@ class DraftPolicy(ABC):
         return {}
 
 
+class Wrapper(DraftPolicy):
+    """Base of what stands around a policy: passes everything on."""
+
+    def __init__(self, policy: DraftPolicy):
+        super().__init__(policy.max_tokens)
+        self.policy = policy
+
+    def start(self, requests: Sequence[str]) -> bool:
+        return self.policy.start(requests)
+
+    def proceed(self, drafting: Drafting) -> bool:
+        return self.policy.proceed(drafting)
+
+    def cut(self, drafting: Drafting) -> np.ndarray:
+        return self.policy.cut(drafting)
+
+    def observe(self, verdicts: Sequence[Verdict]) -> None:
+        self.policy.observe(verdicts)
+
+    def timed(self, step: Step) -> None:
+        self.policy.timed(step)
+
+    def forget(self, requests: Sequence[str]) -> None:
+        self.policy.forget(requests)
+
+    def state(self) -> dict[str, float]:
+        return self.policy.state()
+
+
 def leading(keep: np.ndarray) -> np.ndarray:
     """How many of each row's entries are true before the first that is not: bool [R, n] to int [R]."""
     return np.logical_and.accumulate(keep, axis=1).sum(axis=1)

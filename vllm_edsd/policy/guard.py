@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from vllm_edsd.policy.base import Drafting, DraftPolicy, Step, Verdict
+from vllm_edsd.policy.base import DraftPolicy, Step, Wrapper
 
 TRIAL = {True: 12, False: 6}  # steps of the other way at a time; those that draft vary more in what they emit
 FIRST = 12  # steps before the first trial, and the least between two
@@ -21,13 +19,12 @@ LONGEST_STEP = 60.0  # seconds; no clock that jumps, and no paused process, is b
 MARGIN = 0.01  # the ways change places only for more than this, relative
 
 
-class Guard(DraftPolicy):
-    """Wraps a policy. For each power of two of the batch size it keeps tokens per second of both ways, and tries the slower
-    one the more rarely the slower it is."""
+class Guard(Wrapper):
+    """For each power of two of the batch size it keeps tokens per second of both ways, and tries the slower one the more
+    rarely the slower it is."""
 
     def __init__(self, policy: DraftPolicy):
-        super().__init__(policy.max_tokens)
-        self.policy = policy
+        super().__init__(policy)
         self.sizes: dict[int, _Size] = {}
         self.now = _Size(True)
 
@@ -38,26 +35,14 @@ class Guard(DraftPolicy):
             fewer = [known for known in self.sizes if known < size]
             self.sizes[size] = _Size(not fewer or self.sizes[max(fewer)].drafts)
         self.now = self.sizes[size]
-        return self.now.next() and self.policy.start(requests)
-
-    def proceed(self, drafting: Drafting) -> bool:
-        return self.policy.proceed(drafting)
-
-    def cut(self, drafting: Drafting) -> np.ndarray:
-        return self.policy.cut(drafting)
-
-    def observe(self, verdicts: Sequence[Verdict]) -> None:
-        self.policy.observe(verdicts)
+        return self.now.next() and super().start(requests)
 
     def timed(self, step: Step) -> None:
-        self.policy.timed(step)
+        super().timed(step)
         self.now.learn(step)
 
-    def forget(self, requests: Sequence[str]) -> None:
-        self.policy.forget(requests)
-
     def state(self) -> dict[str, float]:
-        return {"guard_drafts": float(self.now.drafts), **self.policy.state()}
+        return {"guard_drafts": float(self.now.drafts), **super().state()}
 
 
 class _Size:
