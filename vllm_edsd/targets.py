@@ -90,3 +90,9 @@ def _check(model, tokenizer) -> None:
 
 
 TARGETS: dict[str, Callable[[Path, Callable[[str], None]], None]] = {"smollm2": _smollm2}
+
+
+def require_target(path: Path) -> None:
+    """Raises UserError when the directory `path` holds no checkpoint."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"target {path} has no config.json; make one with: vllm-edsd target smollm2 --out {path}")

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vllm_edsd.cli.regen import require_target, restart_with_preloads
+from vllm_edsd.cli.regen import restart_with_preloads
 from vllm_edsd.files import atomic
+from vllm_edsd.targets import require_target
 from vllm_edsd.training.self_prompts import self_prompts
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vllm_edsd.engine.cpu import restart
 from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt, distinct, read_prompts
+from vllm_edsd.targets import require_target
 from vllm_edsd.training.regen import RegenOptions, regenerate
 
 
@@ -61,12 +62,6 @@ def regen(
             chosen, engine.render, engine.decode, engine.generate, options, out, -(-tokens // parts), report, (mine, parts)
         )
     print(f"{out}: {written} response tokens in part {part}")
-
-
-def require_target(target: Path) -> None:
-    """Raises UserError when `target` is no checkpoint."""
-    if not (target / "config.json").is_file():
-        raise UserError(f"target {target} has no config.json; make one with: vllm-edsd target smollm2 --out {target}")
 
 
 def gather(sources: list[str], seed: int) -> list[Prompt]:

@@ -57,14 +57,16 @@ class Backlog:
             before = self.waiting.pop(request, [])
             # A request that was preempted starts anew and reads everything again.
             if before and int(before[-1][1][-1]) + 1 == int(now[1][0]):
-                late.append((request, [*before, (now[0].clone(), now[1].clone(), now[2].clone())]))
+                late.append((request, before, now))
                 parts += before
                 end += sum(len(part[0]) for part in before)
             parts.append(now)
             lengths.append(end - begin)
-        if sum(lengths) > self.capacity:
-            self.waiting.update(late)
-        if not late or sum(lengths) > self.capacity:
+        fits = sum(lengths) <= self.capacity
+        if not fits:
+            for request, before, now in late:
+                self.waiting[request] = [*before, (now[0].clone(), now[1].clone(), now[2].clone())]
+        if not late or not fits:
             return metadata, tokens, positions, hidden
         tokens, positions, hidden = (torch.cat(column) for column in zip(*parts, strict=True))
         counts = torch.tensor(lengths)

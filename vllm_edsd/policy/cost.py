@@ -11,7 +11,7 @@ import numpy as np
 from vllm_edsd.policy.base import Step
 
 FORGET = 0.995  # of the evidence that stays from one step to the next
-PRIOR = 5.0  # steps that the starting coefficients count for
+PRIOR = 0.05  # weight of the starting coefficients, each in units of itself, against one step
 OUTLIER = 4.0  # a step so many times dearer or cheaper than foreseen is left out (a paused process, a clock that jumps),
 PATIENCE = 20  # unless so many come one after the other
 # In plain steps of one request; only the ratios matter, since the first step sets the scale. A guess to start from: a 135M
@@ -42,7 +42,6 @@ class CostModel:
         self.weights = self.start.copy()
         width = len(GUESS)
         self.evidence, self.target = np.zeros((width, width)), np.zeros(width)
-        self.steps = 0
         self.strange = 0
 
     def seconds(self, load: Load) -> float:
@@ -72,11 +71,9 @@ class CostModel:
             self.evidence[:], self.target[:] = 0.0, 0.0
             expected = step.seconds
         self.strange = 0
-        self.steps += 1
         row = row / expected
         self.evidence = self.evidence * FORGET + np.outer(row, row)
         self.target = self.target * FORGET + row * (step.seconds / expected)
-        # The prior in units of its own coefficients, so that each counts alike.
-        trust = np.diag(PRIOR / np.maximum(self.start, 1e-9) ** 2) * 0.01
+        trust = np.diag(PRIOR / np.maximum(self.start, 1e-9) ** 2)
         weights = np.linalg.solve(self.evidence + trust, self.target + trust @ self.start)
         self.weights = np.maximum(weights, 1e-3 * self.start)

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from vllm_edsd.errors import UserError
+from vllm_edsd.targets import require_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,7 @@ class TargetEnds:
     def read(cls, path: Path) -> "TargetEnds":
         """Reads a checkpoint directory. Raises UserError when it is not a Llama-like safetensors checkpoint."""
         path = Path(path)
-        if not (path / "config.json").is_file():
-            raise UserError(f"target {path} has no config.json; make one with: vllm-edsd target smollm2 --out {path}")
+        require_target(path)
         wanted = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight", "norm": "model.norm.weight"}
         found: dict[str, torch.Tensor] = {}
         for file in sorted(path.glob("*.safetensors")):
