@@ -1,0 +1,72 @@
+"""The figures of one process, counted as it runs, for the server to export."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vllm_edsd.observability.catalog import BY_NAME
+
+Labels = tuple[str, ...]
+
+
+class Tally:
+    """Counts what the catalogue names; anything else is a KeyError. Safe to read from another thread.
+
+    `common` are the values of the labels that all series carry: model name, engine.
+    """
+
+    def __init__(self, common: Labels):
+        self.common = common
+        self.values: dict[str, dict[Labels, float]] = {}
+        self.histograms: dict[str, dict[Labels, np.ndarray]] = {}  # counts by bucket, the infinite one, then the sum
+        self.watched: list[Callable[[], None]] = []
+        self.lock = threading.Lock()
+
+    def count(self, name: str, amount: float = 1.0, *labels: str) -> None:
+        """Adds to a counter."""
+        with self.lock:
+            series = self.values.setdefault(_known(name, "counter", labels), {})
+            series[labels] = series.get(labels, 0.0) + amount
+
+    def put(self, name: str, value: float, *labels: str) -> None:
+        """Sets a gauge."""
+        with self.lock:
+            self.values.setdefault(_known(name, "gauge", labels), {})[labels] = value
+
+    def replace(self, name: str, *labels: str) -> None:
+        """Makes `labels` the only series of an info gauge."""
+        with self.lock:
+            self.values[_known(name, "gauge", labels)] = {labels: 1.0}
+
+    def observe(self, name: str, values: Any) -> None:
+        """Adds numbers (a sequence or an array) to a histogram."""
+        flat = np.asarray(values, dtype=float).ravel()
+        buckets = BY_NAME[_known(name, "histogram", ())].buckets
+        with self.lock:
+            held = self.histograms.setdefault(name, {}).setdefault((), np.zeros(len(buckets) + 2))
+            held[:-1] += np.bincount(np.searchsorted(buckets, flat), minlength=len(buckets) + 1)
+            held[-1] += flat.sum()
+
+    def watch(self, refresh: Callable[[], None]) -> None:
+        """Has `refresh` called before each snapshot, to set gauges."""
+        self.watched.append(refresh)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All series, for json: `{"common": [..], "values": {name: [[labels, value], ..]}, "histograms": ..}`."""
+        for refresh in self.watched:
+            refresh()
+        with self.lock:
+            return {
+                "common": list(self.common),
+                "values": {name: [[list(k), v] for k, v in series.items()] for name, series in self.values.items()},
+                "histograms": {name: [[list(k), v.tolist()] for k, v in h.items()] for name, h in self.histograms.items()},
+            }
+
+
+def _known(name: str, kind: str, labels: Labels) -> str:
+    metric = BY_NAME[name]
+    if metric.kind != kind or len(metric.labels) != len(labels):
+        raise ValueError(f"{name} is a {metric.kind} with labels {metric.labels}, not a {kind} with {labels}")
+    return name
