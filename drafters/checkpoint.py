@@ -3,6 +3,7 @@
 The checks read what a checkpoint states and pass over what it does not, so third-party EAGLE-3 heads are judged too.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,14 @@ def check(folder: Path, target: TargetShape | None = None) -> dict[str, Any]:
     if target is not None:
         _check_target(folder, config, target)
     return config
+
+
+def version(folder: Path) -> str:
+    """The first 12 digits of the SHA-256 over a drafter's weights; "-" for what has none."""
+    digest, files = hashlib.sha256(), sorted(Path(folder).glob("*.safetensors"))
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12] if files else "-"
 
 
 def layer_ids(config: dict[str, Any]) -> list[int]:

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from vllm_edsd import compat
+from vllm_edsd.observability.snapshots import DIRECTORY
 
 REGISTRY = "vllm.model_executor.models.registry"
 EAGLE3 = "vllm.model_executor.models.llama_eagle3"
@@ -68,6 +69,20 @@ SERVE = (
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.get_top_tokens", ("self", "hidden_states")),
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.load_weights", ("self", "weights")),
 )
+# Checked once --edsd is used, for the metrics; without them it serves all the same.
+SCHEDULER = "vllm.v1.core.sched.scheduler"
+OBSERVE = (
+    Hook(
+        SCHEDULER,
+        "Scheduler.make_spec_decoding_stats",
+        (
+            *("self", "spec_decoding_stats", "num_draft_tokens", "num_accepted_tokens", "num_invalid_spec_tokens"),
+            "request_id",
+        ),
+    ),
+    Hook(SCHEDULER, "Scheduler._free_request", ("self", "request")),
+    Hook("vllm.v1.metrics.prometheus", "get_prometheus_registry", ()),
+)
 # Checked once a model-free proposer is asked for.
 CUSTOM = (
     Hook("vllm.engine.arg_utils", "EngineArgs", ("additional_config",)),
@@ -119,10 +134,12 @@ def install() -> None:
     from vllm.model_executor.models import ModelRegistry
 
     if os.environ.get(ACTIVE):
-        from vllm_edsd.engine import cpu_sampling, serve
+        from vllm_edsd.engine import cpu_sampling, observer, serve
 
         if serve.is_cpu():
             cpu_sampling.install()
+        if os.environ.get(DIRECTORY) and problem(OBSERVE) is None:
+            observer.install()
     for architecture, place in DRAFT_MODELS.items():
         ModelRegistry.register_model(architecture, place)
     # Workers and engine cores never build a command line: importing its module there would only slow them.
@@ -142,7 +159,7 @@ def _add_flag(engine_args: Any) -> None:
         from vllm_edsd.engine import serve
 
         parser = original(parser)
-        flags.extend(parser, serve.prepare, serve.policy_obstacle)
+        flags.extend(parser, serve.prepare_server, serve.policy_obstacle)
         return parser
 
     add_cli_args.edsd = True  # type: ignore[attr-defined]

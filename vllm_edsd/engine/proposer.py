@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from vllm.v1.spec_decode.eagle import EagleProposer
 from vllm_edsd.engine.backlog import Backlog
 from vllm_edsd.engine.clock import StepClock
 from vllm_edsd.kernels.draft_stats import draft_stats
+from vllm_edsd.observability.catalog import STRUCTURED
+from vllm_edsd.observability.tally import Tally
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Verdict
 
 
@@ -23,12 +26,15 @@ class _Enough(Exception):  # noqa: N818 - not an error
 class AdaptiveProposer(EagleProposer):
     """Needs an unpadded drafter batch (`disable_padded_drafter_batch`) and synchronous scheduling: ragged lists go out."""
 
-    def __init__(self, vllm_config: Any, device: torch.device, runner: Any, policy: DraftPolicy):
+    def __init__(self, vllm_config: Any, device: torch.device, runner: Any, policy: DraftPolicy, tally: Tally):
         super().__init__(vllm_config, device, runner)
         self.runner = runner
         self.policy = policy
+        self.tally = tally
+        tally.watch(lambda: tally.put("edsd:tracked_requests", float(len(self.backlog.waiting)), "drafter"))
         self.clock = StepClock()
         self.backlog = Backlog(self.block_size_of, self.max_num_tokens)
+        self.begun = 0.0  # of the step, in seconds
         self.verified: dict[str, int] = {}
         self.emitted: list[int] = []
         self.drafting: Drafting | None = None
@@ -46,6 +52,7 @@ class AdaptiveProposer(EagleProposer):
         gone = [*output.finished_req_ids]
         self.policy.forget(gone)
         self.backlog.forget(gone)
+        self.begun = time.perf_counter()
         self.verified = {request: len(tokens) for request, tokens in output.scheduled_spec_decode_tokens.items()}
         counts = output.num_scheduled_tokens
         decoding = not output.scheduled_new_reqs and all(
@@ -71,6 +78,7 @@ class AdaptiveProposer(EagleProposer):
         sampling_metadata: SamplingMetadata,
         **kwargs: Any,
     ) -> list[list[int]]:
+        reached = time.perf_counter()
         requests = self.runner.input_batch.req_ids
         self._observe(requests)
         # Rows that emitted nothing are prompts not yet read to their end.
@@ -82,6 +90,7 @@ class AdaptiveProposer(EagleProposer):
         if not wanted and self.clock.decoding and self.backlog.room():
             self.backlog.add(requests, common_attn_metadata, *inputs)
             self.clock.drafted(context, 0, sum(self.emitted))
+            self._count(reached, 0)
             return [[] for _ in requests]
         common_attn_metadata, *inputs = self.backlog.take(requests, common_attn_metadata, *inputs)  # type: ignore[assignment]
         # On CPU vLLM's lengths and their upper bound are one tensor, and its drafting loop would advance it twice a step.
@@ -90,6 +99,8 @@ class AdaptiveProposer(EagleProposer):
         self.drafting = Drafting.begin(asked, context, sampled)
         self.tokens, self.probs = [], []
         self.constrained = torch.tensor(self.structured(requests))
+        if sampled:
+            self.tally.count("edsd:fallbacks", int(self.constrained[self.rows].sum()), STRUCTURED)
         with contextlib.suppress(_Enough):
             super().propose(
                 num_speculative_tokens if wanted else 0,
@@ -102,7 +113,9 @@ class AdaptiveProposer(EagleProposer):
             )
         self._last_draft_probs = torch.stack(self.probs, dim=1).contiguous() if self.probs else None
         self.clock.drafted(context, len(self.tokens), sum(self.emitted))
-        return self._kept(len(requests))
+        kept = self._kept(len(requests))
+        self._count(reached, len(self.tokens))
+        return kept
 
     def _sample_draft_tokens(
         self, hidden_states: torch.Tensor, sampling_metadata: SamplingMetadata
@@ -128,6 +141,14 @@ class AdaptiveProposer(EagleProposer):
         if len(self.tokens) < self.num_speculative_tokens and not self.policy.proceed(self.drafting):
             raise _Enough
         return tokens, probs
+
+    def _count(self, reached: float, drafted: int) -> None:
+        """Counts a step that read no prompt; the target was done at `reached`."""
+        if self.clock.decoding:
+            self.tally.count("edsd:steps", 1, str(drafted > 0).lower())
+            self.tally.observe("edsd:verify_seconds", (reached - self.begun,))
+            if drafted:
+                self.tally.observe("edsd:draft_seconds", (time.perf_counter() - reached,))
 
     def structured(self, requests: Sequence[str]) -> list[bool]:
         """Whether each request's output must follow a grammar (a JSON schema, a regular expression, ...)."""

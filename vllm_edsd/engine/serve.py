@@ -1,12 +1,13 @@
 """What must hold, and be set, before an engine with one of our drafters starts."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from vllm_edsd import compat
 from vllm_edsd.drafters.target import TargetShape
-from vllm_edsd.engine import cpu, cpu_sampling, hooks
+from vllm_edsd.engine import cpu, cpu_sampling, hooks, observer
 from vllm_edsd.errors import UserError
 
 
@@ -27,6 +28,17 @@ def prepare(target: TargetShape | None, model_free: bool = False) -> None:
     if is_cpu():
         os.environ.update(cpu.cpu_environment(os.environ))
         cpu_sampling.install()
+
+
+def prepare_server(target: TargetShape | None, model_free: bool = False) -> None:
+    """As `prepare`, for a process that answers /metrics too: there ours are exported beside vLLM's."""
+    prepare(target, model_free)
+    changed = hooks.problem(hooks.OBSERVE)
+    if changed is not None:
+        logging.getLogger("vllm.edsd").warning("no edsd: metrics are exported: %s", changed)
+        return
+    observer.open_directory()
+    observer.install()
 
 
 def policy_obstacle(arguments: Mapping[str, Any]) -> str | None:

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from vllm_edsd.engine import observer
 from vllm_edsd.engine.proposer import AdaptiveProposer
 from vllm_edsd.engine.verification import BlockVerifier
+from vllm_edsd.observability.watch import Watch
 from vllm_edsd.policy import registry
+from vllm_edsd.policy.base import DraftPolicy
 from vllm_edsd.policy.cost import CostModel
 from vllm_edsd.policy.record import Recorder
 
@@ -27,10 +30,13 @@ class AdaptiveCPUWorker(CPUWorker):
                 "and choose other lengths; give policy='fixed'"
             )
         cost = CostModel(np.array(options["coefficients"])) if options["coefficients"] else None
-        policy = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
+        tally = observer.start(config, "worker")
+        observer.show_drafter(tally, config.speculative_config.model)
+        policy: DraftPolicy = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
+        policy = Watch(policy, tally)
         if options["record"]:
             policy = Recorder(policy, Path(options["record"]))
-        runner.drafter = AdaptiveProposer(config, runner.device, runner, policy)
+        runner.drafter = AdaptiveProposer(config, runner.device, runner, policy, tally)
         if options["verification"] == "block":
             runner.rejection_sampler = BlockVerifier(runner.sampler, config.speculative_config, runner.device)
 

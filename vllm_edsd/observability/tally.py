@@ -1,7 +1,7 @@
 """The figures of one process, counted as it runs, for the server to export."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class Tally:
     def __init__(self, common: Labels):
         self.common = common
         self.values: dict[str, dict[Labels, float]] = {}
-        self.histograms: dict[str, dict[Labels, np.ndarray]] = {}  # counts by bucket, the infinite one, then the sum
+        self.histograms: dict[str, np.ndarray] = {}  # counts by bucket, the infinite one's, then the sum of the values
         self.watched: list[Callable[[], None]] = []
         self.lock = threading.Lock()
 
@@ -29,6 +29,11 @@ class Tally:
         with self.lock:
             series = self.values.setdefault(_known(name, "counter", labels), {})
             series[labels] = series.get(labels, 0.0) + amount
+
+    def total(self, name: str, value: float, *labels: str) -> None:
+        """Sets a counter that is kept elsewhere."""
+        with self.lock:
+            self.values.setdefault(_known(name, "counter", labels), {})[labels] = value
 
     def put(self, name: str, value: float, *labels: str) -> None:
         """Sets a gauge."""
@@ -43,26 +48,35 @@ class Tally:
     def observe(self, name: str, values: Any) -> None:
         """Adds numbers (a sequence or an array) to a histogram."""
         flat = np.asarray(values, dtype=float).ravel()
-        buckets = BY_NAME[_known(name, "histogram", ())].buckets
         with self.lock:
-            held = self.histograms.setdefault(name, {}).setdefault((), np.zeros(len(buckets) + 2))
-            held[:-1] += np.bincount(np.searchsorted(buckets, flat), minlength=len(buckets) + 1)
-            held[-1] += flat.sum()
+            self.histograms[name] = self.histograms.get(name, 0.0) + _sorted(name, flat, np.ones_like(flat))
+
+    def spread(self, name: str, numbers: Mapping[float, float]) -> None:
+        """Sets a histogram that is kept elsewhere: how often each value was seen."""
+        values, counts = np.array([*numbers], dtype=float), np.array([*numbers.values()], dtype=float)
+        with self.lock:
+            self.histograms[name] = _sorted(name, values, counts)
 
     def watch(self, refresh: Callable[[], None]) -> None:
         """Has `refresh` called before each snapshot, to set gauges."""
         self.watched.append(refresh)
 
     def snapshot(self) -> dict[str, Any]:
-        """All series, for json: `{"common": [..], "values": {name: [[labels, value], ..]}, "histograms": ..}`."""
+        """All series, for json: `{"common": [..], "values": {name: [[labels, value], ..]}, "histograms": {name: [..]}}`."""
         for refresh in self.watched:
             refresh()
         with self.lock:
             return {
                 "common": list(self.common),
                 "values": {name: [[list(k), v] for k, v in series.items()] for name, series in self.values.items()},
-                "histograms": {name: [[list(k), v.tolist()] for k, v in h.items()] for name, h in self.histograms.items()},
+                "histograms": {name: held.tolist() for name, held in self.histograms.items()},
             }
+
+
+def _sorted(name: str, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    buckets = BY_NAME[_known(name, "histogram", ())].buckets
+    places = np.searchsorted(buckets, values)
+    return np.append(np.bincount(places, counts, len(buckets) + 1), values @ counts)
 
 
 def _known(name: str, kind: str, labels: Labels) -> str:

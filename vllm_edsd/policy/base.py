@@ -103,7 +103,11 @@ class DraftPolicy(ABC):
         """These requests are finished: their state goes."""
 
     def state(self) -> dict[str, float]:
-        """Figures worth watching, by name."""
+        """Figures worth watching, by name.
+
+        Some are exported as metrics: `tracked_requests`, the requests of which it keeps state; `judged`, `estimated` and
+        `accepted`, since the start: tokens judged, the sum of the chances it gave them, those accepted; `calibration_error`.
+        """
         return {}
 
 

@@ -29,7 +29,8 @@ class AcceptanceEstimator:
         self.weights[0] = 1.0
         self.evidence = np.eye(width) * PRIOR * 0.25
         self.recent: dict[str, float] = {}
-        self.bins = np.zeros((BINS, 3))  # count, predicted, accepted
+        self.bins = np.zeros((BINS, 3))  # count, predicted, accepted; older ones forgotten
+        self.totals = np.zeros(3)  # the same since the start
 
     def features(self, requests: Sequence[str], top: np.ndarray, entropy: np.ndarray, first: int = 0) -> np.ndarray:
         """[R, n] figures of positions first.. to [R, n, width]."""
@@ -71,7 +72,9 @@ class AcceptanceEstimator:
     def _calibrate(self, guess: np.ndarray, outcome: np.ndarray) -> None:
         self.bins *= FORGET
         place = np.minimum((guess * BINS).astype(int), BINS - 1)
-        np.add.at(self.bins, place, np.column_stack([np.ones_like(guess), guess, outcome]))
+        judged = np.column_stack([np.ones_like(guess), guess, outcome])
+        np.add.at(self.bins, place, judged)
+        self.totals += judged.sum(axis=0)
 
     def calibration_error(self) -> float:
         """Expected calibration error over recent outcomes: mean |predicted - accepted| by bin, weighted by count."""
@@ -82,6 +85,17 @@ class AcceptanceEstimator:
         """These requests are finished."""
         for request in requests:
             self.recent.pop(request, None)
+
+    def state(self) -> dict[str, float]:
+        """As `DraftPolicy.state`."""
+        judged, estimated, accepted = self.totals.tolist()
+        return {
+            "tracked_requests": float(len(self.recent)),
+            "judged": judged,
+            "estimated": estimated,
+            "accepted": accepted,
+            "calibration_error": self.calibration_error(),
+        }
 
 
 class Survival:

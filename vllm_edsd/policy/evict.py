@@ -104,4 +104,4 @@ class Evict(DraftPolicy):
         self.estimator.forget(requests)
 
     def state(self) -> dict[str, float]:
-        return {"calibration_error": self.estimator.calibration_error(), "verified_length": self.verified}
+        return {**self.estimator.state(), "verified_length": self.verified}

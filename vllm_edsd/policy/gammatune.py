@@ -42,3 +42,6 @@ class GammaTune(DraftPolicy):
     def forget(self, requests: Sequence[str]) -> None:
         for request in requests:
             self.accepted.pop(request, None)
+
+    def state(self) -> dict[str, float]:
+        return {"tracked_requests": float(len(self.accepted))}

@@ -77,6 +77,11 @@ class _Size:
         if self.current == self.before and 0 < step.seconds < LONGEST_STEP and step.emitted:
             self.ways[self.current].add(step)
 
+    def speeds(self) -> dict[str, float]:
+        """Tokens per second with drafts ("draft") and without ("plain"), as far as known."""
+        names = {True: "draft", False: "plain"}
+        return {names[way]: 1 / held.seconds_per_token() for way, held in self.ways.items() if held.steps > 0}
+
     def _judge(self) -> None:
         self.judging = False
         self.trials += 1

@@ -41,4 +41,4 @@ class SpecDec(DraftPolicy):
         self.estimator.forget(requests)
 
     def state(self) -> dict[str, float]:
-        return {"calibration_error": self.estimator.calibration_error()}
+        return self.estimator.state()
