@@ -14,7 +14,7 @@ from typing import Any
 from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.drafters.target import read_target
 from vllm_edsd.errors import UserError
-from vllm_edsd.serving import costs, engine_arguments, from_environment, variable
+from vllm_edsd.serving import ADMIN_TOKEN, administration, costs, engine_arguments, from_environment, variable
 
 FLAG = "--edsd"
 RIVALS = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
@@ -77,6 +77,8 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
     target = read_target(name, getattr(namespace, "revision", None))
     coefficients = costs(config, name, getattr(namespace, "dtype", "auto"))
     arguments = engine_arguments(config, target, obstacle(vars(namespace)), coefficients)
+    if environ.get(ADMIN_TOKEN):
+        arguments["middleware"] = [*getattr(namespace, "middleware", []), administration(environ[ADMIN_TOKEN], arguments)]
     for argument, value in arguments.items():
         if argument == "additional_config":
             value = {**(getattr(namespace, argument, None) or {}), **value}

@@ -14,6 +14,9 @@ WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
 CUSTOM_CLASS = "vllm_edsd.engine.custom_proposer.CustomProposer"
 # The bundled drafters gain at 2 and not at 5 where the length is fixed (docs/results/first-light.md).
 DEFAULT_TOKENS = {False: 2, True: 8}
+ADMIN = "vllm_edsd.engine.admin.Admin"
+ADMIN_TOKEN = "EDSD_ADMIN_TOKEN"
+LEAST_TOKEN = 16  # characters
 ENVIRONMENT_PREFIX = "EDSD_"
 # Drafter classes whose greedy token needs no logits over the target's whole vocabulary.
 LOCAL_ARGMAX = {"Eagle3EdsdModel", "LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM"}
@@ -87,6 +90,24 @@ def engine_arguments(
             }
         },
     }
+
+
+def administration(token: str, arguments: Mapping[str, Any]) -> str:
+    """The middleware that loads another drafter's weights while serving with `arguments` (of `engine_arguments`).
+
+    Raises UserError for a token that can be guessed, and where our worker, which does it, is not in use.
+    """
+    if len(token) < LEAST_TOKEN:
+        raise UserError(
+            f"{ADMIN_TOKEN} has {len(token)} characters and needs {LEAST_TOKEN}; make one with `openssl rand -hex 32`, or "
+            "unset it"
+        )
+    if "worker_cls" not in arguments:
+        raise UserError(
+            f"{ADMIN_TOKEN} is set, but drafters change while serving only under a policy that adapts, and the policy is "
+            "fixed; choose one (--edsd.policy evict), or unset it"
+        )
+    return ADMIN
 
 
 def _model_free(config: ServeConfig) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from vllm.v1.spec_decode.eagle import EagleProposer
 
 from vllm_edsd.engine.backlog import Backlog
 from vllm_edsd.engine.clock import StepClock
+from vllm_edsd.engine.reload import DrafterSwitch
 from vllm_edsd.kernels.draft_stats import draft_stats
 from vllm_edsd.observability.catalog import STRUCTURED
 from vllm_edsd.observability.tally import Tally
@@ -26,12 +28,15 @@ class _Enough(Exception):  # noqa: N818 - not an error
 class AdaptiveProposer(EagleProposer):
     """Needs an unpadded drafter batch (`disable_padded_drafter_batch`) and synchronous scheduling: ragged lists go out."""
 
-    def __init__(self, vllm_config: Any, device: torch.device, runner: Any, policy: DraftPolicy, tally: Tally):
+    def __init__(
+        self, vllm_config: Any, device: torch.device, runner: Any, make_policy: Callable[[], DraftPolicy], tally: Tally
+    ):
         super().__init__(vllm_config, device, runner)
         self.runner = runner
-        self.policy = policy
+        self.policy = make_policy()
         self.tally = tally
-        tally.watch(lambda: tally.put("edsd:tracked_requests", float(len(self.backlog.waiting)), "drafter"))
+        self.switch = DrafterSwitch(self, Path(vllm_config.speculative_config.model), make_policy)
+        tally.watch("drafter", lambda: tally.put("edsd:tracked_requests", float(len(self.backlog.waiting)), "drafter"))
         self.clock = StepClock()
         self.backlog = Backlog(self.block_size_of, self.max_num_tokens)
         self.begun = 0.0  # of the step, in seconds
@@ -52,6 +57,7 @@ class AdaptiveProposer(EagleProposer):
         gone = [*output.finished_req_ids]
         self.policy.forget(gone)
         self.backlog.forget(gone)
+        self.switch.forget(gone)
         self.begun = time.perf_counter()
         self.verified = {request: len(tokens) for request, tokens in output.scheduled_spec_decode_tokens.items()}
         counts = output.num_scheduled_tokens
@@ -156,14 +162,17 @@ class AdaptiveProposer(EagleProposer):
 
     def _observe(self, requests: Sequence[str]) -> None:
         """Tells the policy what became of the drafts that the target has just verified."""
-        emitted = zip(requests, self.emitted, strict=True)
+        accepted = {request: count - 1 for request, count in zip(requests, self.emitted, strict=True) if count}
         self.policy.observe(
             [
-                Verdict(request, self.verified[request], count - 1)
-                for request, count in emitted
-                if count and self.verified.get(request)
+                Verdict(request, self.verified[request], count)
+                for request, count in accepted.items()
+                if self.verified.get(request)
             ]
         )
+        if self.tokens and self.drafting is not None:
+            self.switch.observe([(request, accepted[request]) for request in self.drafting.requests if request in accepted])
+            self.tokens = []
 
     def _kept(self, requests: int) -> list[list[int]]:
         """The tokens that the policy keeps, for each request of the batch."""

@@ -9,9 +9,9 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm_edsd.engine import observer
 from vllm_edsd.engine.proposer import AdaptiveProposer
 from vllm_edsd.engine.verification import BlockVerifier
+from vllm_edsd.errors import UserError
 from vllm_edsd.observability.watch import Watch
 from vllm_edsd.policy import registry
-from vllm_edsd.policy.base import DraftPolicy
 from vllm_edsd.policy.cost import CostModel
 from vllm_edsd.policy.record import Recorder
 
@@ -29,17 +29,31 @@ class AdaptiveCPUWorker(CPUWorker):
                 f"policy {options['policy']!r} on {config.parallel_config.world_size} ranks: each would time its own steps "
                 "and choose other lengths; give policy='fixed'"
             )
-        cost = CostModel(np.array(options["coefficients"])) if options["coefficients"] else None
         tally = observer.start(config, "worker")
-        observer.show_drafter(tally, config.speculative_config.model)
-        policy: DraftPolicy = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
-        policy = Watch(policy, tally)
-        if options["record"]:
-            policy = Recorder(policy, Path(options["record"]))
-        runner.drafter = AdaptiveProposer(config, runner.device, runner, policy, tally)
+
+        def make_policy() -> Watch:
+            cost = CostModel(np.array(options["coefficients"])) if options["coefficients"] else None
+            made = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
+            return Watch(Recorder(made, Path(options["record"])) if options["record"] else made, tally)
+
+        runner.drafter = AdaptiveProposer(config, runner.device, runner, make_policy, tally)
+        tally.watch("policy", lambda: runner.drafter.policy.refresh())
         if options["verification"] == "block":
             runner.rejection_sampler = BlockVerifier(runner.sampler, config.speculative_config, runner.device)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         self.model_runner.drafter.scheduled(scheduler_output)  # type: ignore[union-attr]
         return super().execute_model(scheduler_output)
+
+    def load_drafter(self, folder: str) -> dict[str, Any]:
+        """Called by an administrator: drafts with the weights in `folder` from now on; what is in use, or `error`."""
+        switch = self.model_runner.drafter.switch  # type: ignore[union-attr]
+        try:
+            switch.load(Path(folder))
+        except UserError as error:
+            return {"error": str(error)}
+        return switch.state()
+
+    def drafter_state(self) -> dict[str, Any]:
+        """What `DrafterSwitch.state` says."""
+        return self.model_runner.drafter.switch.state()  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ class AcceptanceWatch:
         self.accepted = [0] * (num_tokens + 1)  # drafts by accepted tokens
         self.requests: dict[str, tuple[int, int]] = {}  # drafts verified, tokens accepted
         tally.observe("edsd:request_acceptance_length", ())
-        tally.watch(self.refresh)
+        tally.watch("acceptance", self.refresh)
 
     def verified(self, request: str, drafted: int, accepted: int) -> None:
         """A step verified `drafted` tokens (at least one) of a request and accepted the first `accepted`."""

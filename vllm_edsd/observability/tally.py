@@ -21,7 +21,7 @@ class Tally:
         self.common = common
         self.values: dict[str, dict[Labels, float]] = {}
         self.histograms: dict[str, np.ndarray] = {}  # counts by bucket, the infinite one's, then the sum of the values
-        self.watched: list[Callable[[], None]] = []
+        self.watched: dict[str, Callable[[], None]] = {}
         self.lock = threading.Lock()
 
     def count(self, name: str, amount: float = 1.0, *labels: str) -> None:
@@ -57,13 +57,13 @@ class Tally:
         with self.lock:
             self.histograms[name] = _sorted(name, values, counts)
 
-    def watch(self, refresh: Callable[[], None]) -> None:
-        """Has `refresh` called before each snapshot, to set gauges."""
-        self.watched.append(refresh)
+    def watch(self, what: str, refresh: Callable[[], None]) -> None:
+        """Has `refresh` called before each snapshot, in the place of a former one for the same `what`."""
+        self.watched[what] = refresh
 
     def snapshot(self) -> dict[str, Any]:
         """All series, for json: `{"common": [..], "values": {name: [[labels, value], ..]}, "histograms": {name: [..]}}`."""
-        for refresh in self.watched:
+        for refresh in list(self.watched.values()):
             refresh()
         with self.lock:
             return {

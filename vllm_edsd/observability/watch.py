@@ -19,18 +19,17 @@ CALIBRATION = "calibration_error"
 
 
 class Watch(Wrapper):
-    """Stands around a policy and its guard; `refresh` sets what is read off them now and then."""
+    """Stands around a policy, its guard included; `refresh` sets what is read off them now and then."""
 
     def __init__(self, policy: DraftPolicy, tally: Tally):
         super().__init__(policy)
         self.tally = tally
-        self.guard = policy if isinstance(policy, Guard) else None
+        self.guard = _guard(policy)
         for reason in REASONS:
             tally.count("edsd:fallbacks", 0, reason)
         for name in ("edsd:drafted_tokens", "edsd:cut_tokens"):
             tally.count(name, 0)
         tally.observe("edsd:drafter_entropy_nats", ())
-        tally.watch(self.refresh)
 
     def start(self, requests: Sequence[str]) -> bool:
         drafts = super().start(requests)
@@ -62,6 +61,12 @@ class Watch(Wrapper):
                 self.tally.put("edsd:guard_drafts", float(held.drafts), requests)
                 for way, tokens_per_second in held.speeds().items():
                     self.tally.put("edsd:guard_tokens_per_second", tokens_per_second, requests, way)
+
+
+def _guard(policy: DraftPolicy) -> Guard | None:
+    while isinstance(policy, Wrapper) and not isinstance(policy, Guard):
+        policy = policy.policy
+    return policy if isinstance(policy, Guard) else None
 
 
 def batch(size: int) -> str:
