@@ -1,4 +1,5 @@
 import argparse
+import importlib
 import json
 import os
 from pathlib import Path
@@ -32,6 +33,7 @@ def parse(make_target):
         serve.add_argument("--speculative-config", type=json.loads, default=None)
         serve.add_argument("--spec-tokens", type=int, default=None)
         serve.add_argument("--worker-cls", default="auto")
+        serve.add_argument("--middleware", action="append", default=[])
         serve.add_argument("--additional-config", type=json.loads, default={})
 
         def find_obstacle(given):
@@ -234,3 +236,30 @@ def test_absent_and_misfit_drafters_are_refused(parse, make_drafter, capsys):
 )
 def test_asked_for(arguments, environ, expected):
     assert flags.asked_for(arguments, environ) is expected
+
+
+def test_without_a_token_there_is_no_administration(parse, make_drafter):
+    namespace, _ = parse("--edsd", str(make_drafter()))
+    assert namespace.middleware == []
+
+
+def test_with_a_token_the_middleware_joins_those_that_were_given(parse, make_drafter, monkeypatch):
+    monkeypatch.setenv("EDSD_ADMIN_TOKEN", "0123456789abcdef")
+    namespace, _ = parse("--edsd", str(make_drafter()), "--middleware", "somebody.Else")
+    assert namespace.middleware == ["somebody.Else", "vllm_edsd.engine.admin.Admin"]
+    module, _, name = namespace.middleware[1].rpartition(".")
+    assert isinstance(getattr(importlib.import_module(module), name), type)
+
+
+@pytest.mark.parametrize(
+    ("token", "arguments", "told"),
+    [("short", (), "5 characters"), ("0123456789abcdef", ("--edsd.policy", "fixed"), "a policy that adapts")],
+)
+def test_a_token_that_cannot_serve_is_refused_and_not_shown(
+    token, arguments, told, parse, make_drafter, monkeypatch, capsys
+):
+    monkeypatch.setenv("EDSD_ADMIN_TOKEN", token)
+    message = refusal(parse, capsys, "--edsd", str(make_drafter()), *arguments)
+    assert told in message
+    assert "EDSD_ADMIN_TOKEN" in message
+    assert token not in message

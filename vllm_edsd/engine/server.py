@@ -104,21 +104,27 @@ def serve(
     arguments: Sequence[str],
     log: Path,
     *,
+    environment: Mapping[str, str] | None = None,
     seconds: float = 900.0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[Server]:
     """Starts `vllm serve MODEL ARGUMENTS` on a free port, yields it when it is healthy and stops it in any case.
 
     Its output goes to `log`. The environment is this process's, with vLLM's CPU libraries preloaded where there is no GPU,
-    and without EDSD_* variables, so that only `arguments` decide about speculation. Raises UserError when vLLM is not
-    installed, when the server dies, or when it is not up within `seconds`.
+    and without EDSD_* variables, so that only `arguments` decide about speculation; `environment` adds to it. Raises
+    UserError when vLLM is not installed, when the server dies, or when it is not up within `seconds`.
     """
     port = _free_port()
     command = [*_command(model), "--host", "127.0.0.1", "--port", str(port), *arguments]
     with log.open("wb") as output, exit_on_terminate():
         # A group of its own but no session: should this process be killed, the kernel wakes and hangs up paused servers.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0, env=_environment(model)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            env={**_environment(model), **(environment or {})},
         )
         server = Server(process, port, log)
         try:

@@ -51,4 +51,5 @@ class Canary:
         error = math.hypot(now.error(), SHARE * self.before.error())
         if now.drafts < ENOUGH and abs(gain) < CERTAINTY * error:
             return None
-        return KEPT if gain >= 0 else ROLLED_BACK
+        # What is not shown to be worse stays.
+        return KEPT if gain >= -error else ROLLED_BACK
