@@ -1,6 +1,7 @@
 """Drafts of changing length through a real engine, in float32: the text stays what plain decoding writes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ def found(target, tmp_path_factory):
         [sys.executable, str(SCRIPT), str(target), "smollm2-eagle3", str(out)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(out.read_text())
+    return json.loads(out.read_text()) | {"log": done.stdout + done.stderr}
 
 
 def test_the_engine_was_put_to_the_test(found):
@@ -35,6 +36,11 @@ def test_the_engine_was_put_to_the_test(found):
 @pytest.mark.parametrize("policy", ["chaos", "not-a-number", *registry.OURS])
 def test_greedy_answers_are_those_of_plain_decoding(found, policy):
     assert found["results"][policy]["answers"] == found["results"]["off"]["answers"]
+
+
+def test_a_drafter_gone_wrong_is_logged_with_the_request(found):
+    told = re.findall(r"WARNING .*request (\S+): the drafter gave NaN", found["log"])
+    assert 0 < len(told) == len(set(told)) < 12  # as many as the limit lets through of 12 requests
 
 
 def differences(steady, other):

@@ -20,6 +20,7 @@ PROPOSE = (
     *("token_indices_to_sample", "common_attn_metadata", "sampling_metadata", "mm_embed_inputs"),
     *("num_rejected_tokens_gpu", "slot_mappings"),
 )
+RUNNER = "vllm.v1.worker.gpu_model_runner"
 SAMPLER = "vllm.v1.sample.rejection_sampler"
 REJECT = (
     *("draft_token_ids", "num_draft_tokens", "max_spec_len", "cu_num_draft_tokens", "draft_probs", "target_logits"),
@@ -100,6 +101,12 @@ ADAPT = (
     ),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.execute_model", ("self", "scheduler_output")),
+    Hook(RUNNER, "GPUModelRunner._sample", ("self", "logits", "spec_decode_metadata")),
+    Hook(
+        RUNNER,
+        "GPUModelRunner._bookkeeping_sync",
+        ("self", "scheduler_output", "sampler_output", "logits", "hidden_states", "num_scheduled_tokens"),
+    ),
     Hook(SAMPLER, "RejectionSampler.forward", ("self", "metadata", "draft_probs", "logits", "sampling_metadata")),
     Hook(SAMPLER, "rejection_sample", REJECT),
     Hook("vllm.v1.sample.metadata", "SamplingMetadata", ("temperature", "all_greedy", "all_random", "generators")),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.sample.metadata import SamplingMetadata
@@ -14,11 +15,14 @@ from vllm.v1.spec_decode.eagle import EagleProposer
 
 from vllm_edsd.engine.backlog import Backlog
 from vllm_edsd.engine.clock import StepClock
+from vllm_edsd.engine.notices import Notices
 from vllm_edsd.engine.reload import DrafterSwitch
 from vllm_edsd.kernels.draft_stats import draft_stats
 from vllm_edsd.observability.catalog import STRUCTURED
 from vllm_edsd.observability.tally import Tally
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Verdict
+
+NONFINITE = "request %s: the drafter gave NaN or infinity; its draft ends there, its text is what it would be without"
 
 
 class _Enough(Exception):  # noqa: N818 - not an error
@@ -36,10 +40,11 @@ class AdaptiveProposer(EagleProposer):
         self.policy = make_policy()
         self.tally = tally
         self.switch = DrafterSwitch(self, Path(vllm_config.speculative_config.model), make_policy)
-        tally.watch("drafter", lambda: tally.put("edsd:tracked_requests", float(len(self.backlog.waiting)), "drafter"))
+        tally.watch("drafter", lambda: tally.put("edsd:tracked_requests", float(self.tracked()), "drafter"))
         self.clock = StepClock()
         self.backlog = Backlog(self.block_size_of, self.max_num_tokens)
         self.begun = 0.0  # of the step, in seconds
+        self.nonfinite = Notices(NONFINITE)
         self.verified: dict[str, int] = {}
         self.emitted: list[int] = []
         self.drafting: Drafting | None = None
@@ -52,6 +57,10 @@ class AdaptiveProposer(EagleProposer):
         """Tokens in a KV cache block; known once the cache is."""
         return self.block_size
 
+    def tracked(self) -> int:
+        """Requests of which something is kept here."""
+        return len(self.backlog.waiting) + len(self.nonfinite.told) + len(self.switch.old_requests)
+
     def scheduled(self, output: Any) -> None:
         """At the beginning of a step, before the target runs: `output` is the scheduler's."""
         gone = [*output.finished_req_ids]
@@ -59,6 +68,7 @@ class AdaptiveProposer(EagleProposer):
         self.backlog.forget(gone)
         self.switch.forget(gone)
         self.begun = time.perf_counter()
+        self.nonfinite.forget(gone)
         self.verified = {request: len(tokens) for request, tokens in output.scheduled_spec_decode_tokens.items()}
         counts = output.num_scheduled_tokens
         decoding = not output.scheduled_new_reqs and all(
@@ -178,6 +188,8 @@ class AdaptiveProposer(EagleProposer):
         """The tokens that the policy keeps, for each request of the batch."""
         kept: list[list[int]] = [[] for _ in range(requests)]
         if self.tokens and self.drafting is not None:
+            usable = np.asarray(self.drafting.usable().all(axis=1))
+            self.nonfinite.tell(request for request, fine in zip(self.drafting.requests, usable, strict=True) if not fine)
             drafted = torch.stack(self.tokens, dim=1).tolist()
             for row, count in zip(self.rows, self.policy.cut(self.drafting).tolist(), strict=True):
                 kept[row] = drafted[row][:count]

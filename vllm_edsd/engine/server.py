@@ -105,24 +105,30 @@ def serve(
     log: Path,
     *,
     environment: Mapping[str, str] | None = None,
+    errors: Path | None = None,
     seconds: float = 900.0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[Server]:
     """Starts `vllm serve MODEL ARGUMENTS` on a free port, yields it when it is healthy and stops it in any case.
 
-    Its output goes to `log`. The environment is this process's, with vLLM's CPU libraries preloaded where there is no GPU,
-    and without EDSD_* variables, so that only `arguments` decide about speculation; `environment` adds to it. Raises
-    UserError when vLLM is not installed, when the server dies, or when it is not up within `seconds`.
+    Its output goes to `log`; where `errors` is given, standard error goes there instead. The environment is this process's,
+    with vLLM's CPU libraries preloaded where there is no GPU, and without EDSD_* variables, so that only `arguments` decide
+    about speculation; `environment` adds to it. Raises UserError when vLLM is not installed, when the server dies, or when
+    it is not up within `seconds`.
     """
     port = _free_port()
     command = [*_command(model), "--host", "127.0.0.1", "--port", str(port), *arguments]
-    with log.open("wb") as output, exit_on_terminate():
+    with (
+        log.open("wb") as output,
+        errors.open("wb") if errors else contextlib.nullcontext(output) as rest,
+        exit_on_terminate(),
+    ):
         # A group of its own but no session: should this process be killed, the kernel wakes and hangs up paused servers.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=rest,
             process_group=0,
             env={**_environment(model), **(environment or {})},
         )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from vllm_edsd.engine import observer
+from vllm_edsd.engine import cpu_generators, observer
 from vllm_edsd.engine.proposer import AdaptiveProposer
 from vllm_edsd.engine.verification import BlockVerifier
 from vllm_edsd.errors import UserError
@@ -38,6 +38,7 @@ class AdaptiveCPUWorker(CPUWorker):
 
         runner.drafter = AdaptiveProposer(config, runner.device, runner, make_policy, tally)
         tally.watch("policy", lambda: runner.drafter.policy.refresh())
+        cpu_generators.mend(runner)
         if options["verification"] == "block":
             runner.rejection_sampler = BlockVerifier(runner.sampler, config.speculative_config, runner.device)
 
