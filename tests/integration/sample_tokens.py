@@ -1,4 +1,6 @@
-"""Samples short answers with speculation and saves them: python sample_tokens.py TARGET DRAFTER OUT HOW COUNT.
+"""Samples short answers with speculation and saves them: python sample_tokens.py TARGET DRAFTER OUT HOW=COUNT...
+
+Each HOW gets a file in OUT; those of one call share an engine, so their options must be the same:
 
 edsd, stock         through `vllm_edsd.options`, and through vLLM's own configuration alone
 standard, block     sampled drafts, cut at lengths thrown with a die; verified token by token, and as a block
@@ -8,10 +10,12 @@ grammar             even tokens only, drafts cut at the first odd one as vLLM's 
 grammar-drawn       the same, but the proposer does not know of it and samples
 """
 
+import contextlib
 import itertools
 import os
 import random
 import sys
+import unittest.mock
 
 os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -28,6 +32,7 @@ PROMPT = [5, 17, 99, 42, 64, 23]
 SAMPLED = {"draft_sample_method": "probabilistic", "num_tokens": 3, "policy": "fixed"}
 OPTIONS = {
     "edsd": {"num_tokens": 2},
+    "stock": {},
     "standard": SAMPLED | {"policy": "evict"},
     "own": SAMPLED | {"policy": "evict"},
     "block": SAMPLED | {"verification": "block"},
@@ -66,6 +71,7 @@ class Everything(Die):
         return np.full(len(drafting.requests), drafting.drafted)
 
 
+@contextlib.contextmanager
 def cut_by_own_probability(drafter):
     """Makes a proposer hand on a request's drafts up to the first that was less likely than its draws are on average."""
     keep = drafter._kept
@@ -77,22 +83,34 @@ def cut_by_own_probability(drafter):
         counts = (own >= probs.square().sum(-1)).long().cumprod(1).sum(1).tolist()
         return [tokens[:count] for tokens, count in zip(kept, counts, strict=True)]
 
-    drafter._kept = sure
+    with unittest.mock.patch.object(drafter, "_kept", sure):
+        yield
 
 
+@contextlib.contextmanager
 def cut_by_grammar(core, drawn):
     """Makes the scheduler cut drafts at odd tokens; the proposer knows of it unless `drawn`."""
-    core.scheduler.structured_output_manager.validate_tokens = lambda _, tokens: list(
-        itertools.takewhile(lambda token: token % 2 == 0, tokens)
-    )
-    core.model_executor.driver_worker.worker.model_runner.drafter.structured = lambda requests: [not drawn] * len(requests)
+    manager = core.scheduler.structured_output_manager
+    drafter = core.model_executor.driver_worker.worker.model_runner.drafter
+
+    def even(_, tokens):
+        return list(itertools.takewhile(lambda token: token % 2 == 0, tokens))
+
+    with (
+        unittest.mock.patch.object(manager, "validate_tokens", even),
+        unittest.mock.patch.object(drafter, "structured", lambda requests: [not drawn] * len(requests)),
+    ):
+        yield
 
 
-def main(target: str, drafter: str, out: str, how: str, count: str) -> None:
+def main(target: str, drafter: str, out: str, *wanted: str) -> None:
     from vllm import LLM, SamplingParams, TokensPrompt
 
     import vllm_edsd
 
+    hows = dict(how.split("=") for how in wanted)
+    first, *others = hows
+    assert all(OPTIONS[how] == OPTIONS[first] for how in others)
     speculative = {"speculative_config": {"method": "eagle3", "model": drafter, "num_speculative_tokens": 2}}
     llm = LLM(
         target,
@@ -104,24 +122,31 @@ def main(target: str, drafter: str, out: str, how: str, count: str) -> None:
         skip_tokenizer_init=True,
         disable_log_stats=False,
         seed=11,
-        **(speculative if how == "stock" else vllm_edsd.options(drafter, **OPTIONS[how])),
+        **(speculative if first == "stock" else vllm_edsd.options(drafter, **OPTIONS[first])),
     )
     core = llm.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
-    params = SamplingParams(n=EACH, temperature=TEMPERATURE, max_tokens=LENGTH, ignore_eos=True, detokenize=False)
-    if how.startswith("grammar"):
-        runner.drafter.policy = Everything(3)
-        cut_by_grammar(core, how == "grammar-drawn")
-        params.allowed_token_ids = EVEN
-    elif how.startswith("own"):
-        runner.drafter.policy = Everything(3)
-        cut_by_own_probability(runner.drafter)
-    elif how not in ("edsd", "stock"):
-        runner.drafter.policy = Die(3)
-    answers = llm.generate([TokensPrompt(prompt_token_ids=PROMPT)] * (int(count) // EACH), params, use_tqdm=False)
-    counts = {metric.name: str(metric.value) for metric in llm.get_metrics() if hasattr(metric, "value")}
-    counts["sampler"] = type(runner.rejection_sampler).__name__
-    save_file({"answers": torch.tensor([each.token_ids for answer in answers for each in answer.outputs])}, out, counts)
+
+    def accepted() -> int:
+        return sum(metric.value for metric in llm.get_metrics() if metric.name == "vllm:spec_decode_num_accepted_tokens")
+
+    for how, count in hows.items():
+        params = SamplingParams(n=EACH, temperature=TEMPERATURE, max_tokens=LENGTH, ignore_eos=True, detokenize=False)
+        with contextlib.ExitStack() as patches:
+            if how.startswith("grammar"):
+                runner.drafter.policy = Everything(3)
+                patches.enter_context(cut_by_grammar(core, how == "grammar-drawn"))
+                params.allowed_token_ids = EVEN
+            elif how.startswith("own"):
+                runner.drafter.policy = Everything(3)
+                patches.enter_context(cut_by_own_probability(runner.drafter))
+            elif how not in ("edsd", "stock"):
+                runner.drafter.policy = Die(3)
+            before = accepted()
+            answers = llm.generate([TokensPrompt(prompt_token_ids=PROMPT)] * (int(count) // EACH), params, use_tqdm=False)
+        told = {"accepted": str(accepted() - before), "sampler": type(runner.rejection_sampler).__name__}
+        tokens = torch.tensor([each.token_ids for answer in answers for each in answer.outputs])
+        save_file({"answers": tokens}, f"{out}/{how}", told)
 
 
 if __name__ == "__main__":
