@@ -1,11 +1,17 @@
-"""The bundled target, a tiny real one with data that it wrote, and the packages of the docs; each made once."""
+"""The bundled target, a tiny real one with its data, the docs' packages, what kustomize renders; each made once."""
 
+import functools
 import re
+import shutil
+import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from vllm_edsd.targets import default_target
 from vllm_edsd.training.samples import Sample, write_shard
@@ -62,6 +68,33 @@ def extending(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines += [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
         (metadata / "entry_points.txt").write_text("\n".join(lines))
     return folder
+
+
+@pytest.fixture(scope="session")
+def kustomize() -> Callable[[Path], list[dict[str, Any]]]:
+    """The objects that `kubectl kustomize FOLDER` prints."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed; manifests are rendered with `kubectl kustomize`")
+
+    @functools.cache
+    def render(folder: Path) -> list[dict[str, Any]]:
+        done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return list(yaml.safe_load_all(done.stdout))
+
+    return render
+
+
+@pytest.fixture(scope="session")
+def image_environment() -> Callable[[str], dict[str, str]]:
+    """The ENV of a Dockerfile under deploy/docker/, by its name."""
+
+    def read(name: str) -> dict[str, str]:
+        text = (Path(__file__).parents[1] / "deploy" / "docker" / name).read_text().replace("\\\n", " ")
+        settings = " ".join(re.findall(r"^ENV (.*)$", text, re.MULTILINE))
+        return dict(re.findall(r"(\w+)=(\S+)", settings))
+
+    return read
 
 
 @pytest.fixture(scope="session")

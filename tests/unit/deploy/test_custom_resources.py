@@ -1,0 +1,149 @@
+"""Objects of operators: kubernetes-validate has no schemas of them, so here is what they must be, key by key."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import vllm_edsd
+from vllm_edsd.observability.catalog import METRICS
+
+QUERY = re.compile(r'sum\((?P<metric>\w+:\w+)\{namespace="(?P<namespace>[\w-]+)",service="(?P<service>[\w-]+)"\}\)')
+
+
+def one(objects, kind):
+    (found,) = [thing for thing in objects if thing["kind"] == kind]
+    return found
+
+
+def vllm_metrics():
+    """vLLM's own metrics, by the names that stand in its sources; a counter's samples end in _total."""
+    spec = importlib.util.find_spec("vllm")
+    folder = Path(spec.submodule_search_locations[0]) / "v1"
+    sources = [*folder.glob("metrics/*.py"), *folder.glob("spec_decode/*.py")]
+    return {name for path in sources for name in re.findall(r'"(vllm:\w+)"', path.read_text())}
+
+
+def known(samples):
+    """Those of `samples` (names on the wire) that vLLM or we export."""
+    names = vllm_metrics()
+    theirs = {f"{name}{end}" for name in names for end in ("", "_total", "_bucket", "_sum", "_count")}
+    ours = {sample for metric in METRICS for sample in metric.samples}
+    return samples & (theirs | ours)
+
+
+def test_service_monitor(overlay):
+    if not any(thing["kind"] == "ServiceMonitor" for thing in overlay):
+        assert not any("coreos" in thing["apiVersion"] or "keda" in thing["apiVersion"] for thing in overlay)
+        return
+    monitor, service = one(overlay, "ServiceMonitor"), one(overlay, "Service")
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(monitor["spec"]) == {"selector", "endpoints"}
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert set(endpoint) == {"port", "path", "interval", "scrapeTimeout"}
+    assert (endpoint["port"], endpoint["path"]) in {(port["name"], "/metrics") for port in service["spec"]["ports"]}
+    assert int(endpoint["scrapeTimeout"].removesuffix("s")) < int(endpoint["interval"].removesuffix("s"))
+
+
+def test_scaled_object(render):
+    objects = render("multi-gpu")
+    scaled, deployment = one(objects, "ScaledObject"), one(objects, "Deployment")
+    spec = scaled["spec"]
+    assert scaled["apiVersion"] == "keda.sh/v1alpha1"
+    assert set(spec) == {
+        *("scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "fallback", "advanced", "triggers")
+    }
+    target = {"apiVersion": deployment["apiVersion"], "kind": "Deployment", "name": deployment["metadata"]["name"]}
+    assert spec["scaleTargetRef"] == target
+    # Two owners of one number would fight.
+    assert "replicas" not in deployment["spec"]
+    assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+    assert one(objects, "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert set(spec["fallback"]) == {"failureThreshold", "replicas", "behavior"}
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] > behavior["scaleUp"]["stabilizationWindowSeconds"]
+    asked = set()
+    for trigger in spec["triggers"]:
+        assert set(trigger) == {"type", "name", "metadata"} and trigger["type"] == "prometheus"
+        assert set(trigger["metadata"]) == {"serverAddress", "query", "threshold"}
+        assert float(trigger["metadata"]["threshold"]) > 0
+        query = QUERY.fullmatch(trigger["metadata"]["query"])
+        assert query["namespace"] == deployment["metadata"]["namespace"]
+        assert query["service"] == one(objects, "Service")["metadata"]["name"]
+        asked.add(query["metric"])
+    assert asked == {"vllm:num_requests_waiting", "vllm:num_requests_running"} == known(asked)
+
+
+def test_prometheus_rule(render, tmp_path):
+    rule = one(render("single-gpu"), "PrometheusRule")
+    assert rule["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(rule["spec"]) == {"groups"}
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed; Debian's package prometheus has it")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    done = subprocess.run(["promtool", "check", "rules", str(tmp_path / "rules.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_metrics_of_the_rules_exist(render):
+    groups = one(render("single-gpu"), "PrometheusRule")["spec"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    named = {name for rule in rules for name in re.findall(r"\b(?:vllm|edsd):\w+\b(?!:)", rule["expr"])}
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    assert named - recorded == known(named - recorded)
+
+
+def test_the_list_of_metrics_can_say_no():
+    assert known({"vllm:num_requests_waiting", "vllm:num_requests_wating", "edsd:nothing"}) == {"vllm:num_requests_waiting"}
+    assert known({METRICS[0].samples[0]})
+
+
+def test_ray_cluster(render, deploy):
+    cluster = one(render("kuberay"), "RayCluster")
+    spec = cluster["spec"]
+    assert cluster["apiVersion"] == "ray.io/v1"
+    assert cluster["metadata"]["annotations"] == {"ray.io/overwrite-container-cmd": "true"}
+    assert set(spec) == {"rayVersion", "upgradeStrategy", "headGroupSpec", "workerGroupSpecs"}
+    assert spec["upgradeStrategy"] == {"type": "Recreate"}
+    assert f'"ray[default]=={spec["rayVersion"]}"' in (deploy / "docker" / "Dockerfile").read_text()
+    head = spec["headGroupSpec"]
+    assert set(head) == {"rayStartParams", "headService", "template"}
+    assert head["headService"] == {"spec": {"clusterIP": "None", "publishNotReadyAddresses": True}}
+    (group,) = spec["workerGroupSpecs"]
+    assert set(group) == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+    (server,), (worker,) = head["template"]["spec"]["containers"], group["template"]["spec"]["containers"]
+    assert server["image"] == worker["image"]
+    (volumes,) = {str(part["template"]["spec"]["volumes"]) for part in (head, group)}
+    assert "edsd-models" in volumes
+    assert one(render("kuberay"), "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_the_head_starts_ray_without_waiting_and_then_serves(render, tmp_path):
+    """Runs the head's script with commands that write down how they were called."""
+    (server,) = one(render("kuberay"), "RayCluster")["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    for name in ("ray", "vllm"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    generated = 'ray start --head --block --dashboard-host=0.0.0.0 --resources=\'"{\\"a\\":1}"\' '
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "MODEL": "m", "KUBERAY_GEN_RAY_START_CMD": generated}
+    script = server["args"][0].replace("ulimit -n 65536", "ulimit -n $(ulimit -Hn)")
+    done = subprocess.run([*server["command"], script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ray, serve = done.stdout.splitlines()
+    assert ray.startswith("ray start --head ") and "--block" not in ray
+    assert serve.startswith("vllm serve m ") and "--distributed-executor-backend ray" in serve
+
+
+def test_cluster_file(deploy):
+    util = pytest.importorskip("ray.autoscaler._private.util", reason="Ray is not installed")
+    cluster = yaml.safe_load((deploy / "ray" / "cluster.yaml").read_text())
+    util.validate_config(cluster)
+    assert cluster["docker"]["image"].endswith(f"-ray:{vllm_edsd.__version__}")
+    with pytest.raises(Exception, match="worker_ip"):
+        util.validate_config(cluster | {"worker_ip": []})
