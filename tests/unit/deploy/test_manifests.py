@@ -141,8 +141,8 @@ def test_what_is_written_lies_on_volumes(overlay, pods, image_environment):
     image = "Dockerfile.cpu" if "-cpu:" in container["image"] else "Dockerfile"
     written = {path for name, path in image_environment(image).items() if name != "PATH"}
     assert {"/cache/home", "/models/huggingface", "/tmp"} <= written
-    mounts = tuple(mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly"))
-    assert all(path.startswith(mounts) for path in written | {"/dev/shm"})
+    mounts = tuple(f"{mount['mountPath']}/" for mount in container["volumeMounts"] if not mount.get("readOnly"))
+    assert all(f"{path}/".startswith(mounts) for path in written | {"/dev/shm"})
     memory = {volume["name"]: volume["emptyDir"].get("medium") for volume in pod["spec"]["volumes"] if "emptyDir" in volume}
     assert memory["shm"] == "Memory"
 
