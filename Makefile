@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test lint kernels-bench clean
+.PHONY: venv demo tools test lint kernels-bench clean
 
 $(READY): requirements/cpu.txt requirements/vllm-name/pyproject.toml pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
@@ -25,6 +25,9 @@ venv: $(READY)  ## install everything into .venv
 
 demo: $(READY)  ## serve the bundled target with and without the drafter, and show the difference
 	$(BIN)/vllm-edsd demo
+
+tools:  ## Prometheus from Debian, as root, where it is missing; without it the tests of its rules are skipped
+	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; }
 
 test: $(READY)  ## every test, through a real server too
 	$(BIN)/python -m pytest

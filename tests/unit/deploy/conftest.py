@@ -1,13 +1,20 @@
-"""What the overlays render to, and the pods in it."""
+"""What the overlays render to, and the pods in it; Prometheus's own tool, and every sample name that a server exports."""
 
+import ast
+import importlib.util
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vllm_edsd.observability.catalog import METRICS
+
 DEPLOY = Path(__file__).parents[3] / "deploy"
 Objects = list[dict[str, Any]]
+PARTS = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +58,31 @@ def pods() -> Callable[[Objects], Objects]:
                 yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
     return lambda objects: list(find(objects))
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Callable[..., str]:
+    """Runs promtool and returns what it said; a failure of its is one of the test."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is missing: `make tools` as root, or your system's package of Prometheus")
+
+    def run(*arguments: str | Path) -> str:
+        done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def samples() -> set[str]:
+    """Ours from the catalogue, vLLM's from the source of its loggers, `vllm:` or `edsd:` first."""
+    (place,) = importlib.util.find_spec("vllm").submodule_search_locations
+    names = {sample for metric in METRICS for sample in metric.samples}
+    for call in ast.walk(ast.parse((Path(place) / "v1" / "metrics" / "loggers.py").read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr.endswith("_cls"):
+            for keyword in call.keywords:
+                if keyword.arg == "name" and isinstance(keyword.value, ast.Constant):
+                    kind = call.func.attr.strip("_").removesuffix("_cls")
+                    names |= {keyword.value.value.removesuffix("_total") + part for part in PARTS[kind]}
+    return names
