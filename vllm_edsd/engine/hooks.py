@@ -99,6 +99,7 @@ ADAPT = (
         "SpecDecodeBaseProposer.prepare_next_token_ids_cpu",
         ("self", "sampled_token_ids", "requests", "gpu_input_batch", "num_scheduled_tokens"),
     ),
+    Hook("vllm.distributed.parallel_state", "GroupCoordinator.broadcast_object", ("self", "obj")),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.execute_model", ("self", "scheduler_output")),
     Hook(RUNNER, "GPUModelRunner._sample", ("self", "logits", "spec_decode_metadata")),
@@ -118,6 +119,36 @@ ADAPT = (
             *("slot_mapping", "block_table_tensor", "seq_lens"),
         ),
     ),
+)
+RAY_EXECUTOR = "vllm.v1.executor.ray_executor_v2"
+MULTIPROC_EXECUTOR = "vllm.v1.executor.multiproc_executor"
+QUEUE = "vllm.distributed.device_communicators.shm_broadcast"
+# Checked once our Ray executor is asked for.
+RAY = (
+    Hook(RAY_EXECUTOR, "RayExecutorV2._build_runtime_env", ("self",)),
+    Hook(RAY_EXECUTOR, "RayExecutorV2.start_worker_monitor", ("self",)),
+    Hook(RAY_EXECUTOR, "RayExecutorV2._join_monitor_thread", ("self",)),
+    Hook(RAY_EXECUTOR, "RayWorkerHandle", ("actor", "rank", "local_rank", "node_id", "bundle_id_idx", "run_ref")),
+    Hook(
+        RAY_EXECUTOR,
+        "RayWorkerProc.__init__",
+        ("self", "vllm_config", "rank", "input_shm_handle", "is_driver_worker", "is_driver_node"),
+    ),
+    Hook(RAY_EXECUTOR, "RayWorkerProc.create_dist_init_method", ("self",)),
+    Hook(
+        RAY_EXECUTOR,
+        "RayWorkerProc.initialize_worker",
+        ("self", "local_rank", "env_vars", "distributed_init_method", "driver_env_vars"),
+    ),
+    Hook(RAY_EXECUTOR, "RayWorkerProc.wait_for_init", ("self",)),
+    Hook(RAY_EXECUTOR, "RayWorkerProc.run", ("self",)),
+    Hook("vllm.v1.executor.ray_utils", "build_actor_name", ("instance_id", "rank", "tp_size", "pp_size", "pcp_size")),
+    Hook("vllm.v1.executor.ray_env_utils", "get_driver_env_vars", ("worker_specific_vars",)),
+    Hook(MULTIPROC_EXECUTOR, "MultiprocExecutor._get_parallel_sizes", ("self",)),
+    Hook(MULTIPROC_EXECUTOR, "MultiprocExecutor._get_output_rank", ("self",)),
+    Hook(MULTIPROC_EXECUTOR, "MultiprocExecutor._is_driver_worker", ("self", "rank")),
+    Hook(QUEUE, "MessageQueue.__init__", ("self", "n_reader", "n_local_reader")),
+    Hook(QUEUE, "MessageQueue.create_from_handle", ("handle", "rank")),
 )
 
 

@@ -36,7 +36,8 @@ def start(config: Any, place: str) -> Tally:
     model = config.model_config.served_model_name
     name = model[0] if isinstance(model, list) else model
     tally = Tally((str(name), str(config.parallel_config.data_parallel_index)))
-    if os.environ.get(DIRECTORY):
+    # Ranks see the same drafts: the first one tells.
+    if os.environ.get(DIRECTORY) and config.parallel_config.rank == 0:
         Writer(tally, Path(os.environ[DIRECTORY]), place).start()
     return tally
 

@@ -10,6 +10,8 @@ from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.engine import cpu, cpu_sampling, hooks, observer
 from vllm_edsd.errors import UserError
 
+RAY_EXECUTOR = "vllm_edsd.engine.ray_executor.RayCPUExecutor"
+
 
 def prepare(target: TargetShape | None, model_free: bool = False) -> None:
     """Refuses a vLLM or a target that cannot do it (UserError); on the CPU backend, readies the engine.
@@ -42,18 +44,37 @@ def prepare_server(target: TargetShape | None, model_free: bool = False) -> None
 
 
 def policy_obstacle(arguments: Mapping[str, Any]) -> str | None:
-    """Why the draft length cannot adapt with these vLLM arguments; None where it can."""
+    """Why the draft length cannot adapt with these vLLM arguments; None where it can.
+
+    Raises UserError where they ask for our Ray executor and it cannot run.
+    """
+    if arguments.get("distributed_executor_backend") == RAY_EXECUTOR:
+        check_ray()
     if not is_cpu():
         return f"vLLM's backend here is {backend()}, and drafts of changing length are built for the CPU backend only"
     name, reason = runner()
     if name != "V1":
         return f"vLLM's model runner here is {name} ({reason}), and drafts of changing length need V1"
-    for size in ("tensor_parallel_size", "pipeline_parallel_size"):
-        if arguments.get(size, 1) > 1:
-            return f"{size} is {arguments[size]}, and ranks that time their own steps would choose different lengths"
+    for size in ("pipeline_parallel_size", "prefill_context_parallel_size", "decode_context_parallel_size"):
+        if (arguments.get(size) or 1) > 1:
+            return f"{size} is {arguments[size]}, and a policy works with tensor parallelism only"
     if arguments.get("worker_cls", "auto") != "auto":
         return f"--worker-cls is {arguments['worker_cls']}, and a policy brings its own worker class"
     return hooks.problem(hooks.ADAPT)
+
+
+def check_ray() -> None:
+    """Raises UserError where our Ray executor cannot run: without Ray, on a GPU, or with a vLLM changed in its places."""
+    from vllm_edsd.engine import ray_cluster  # noqa: F401 - Ray must be there for the checks below
+
+    if not is_cpu():
+        raise UserError(
+            f"{RAY_EXECUTOR} is for vLLM's CPU backend, and the backend here is {backend()}; give "
+            "--distributed-executor-backend ray"
+        )
+    problem = hooks.problem(hooks.RAY)
+    if problem is not None:
+        raise UserError(problem)
 
 
 def is_cpu() -> bool:

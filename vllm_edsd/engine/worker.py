@@ -7,6 +7,7 @@ import numpy as np
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from vllm_edsd.engine import cpu_generators, observer
+from vllm_edsd.engine.agreement import agreed
 from vllm_edsd.engine.proposer import AdaptiveProposer
 from vllm_edsd.engine.verification import BlockVerifier
 from vllm_edsd.errors import UserError
@@ -24,17 +25,20 @@ class AdaptiveCPUWorker(CPUWorker):
         runner: Any = self.model_runner
         config: Any = self.vllm_config
         options = config.additional_config["edsd"]
-        if config.parallel_config.world_size > 1:
+        parallel = config.parallel_config
+        if parallel.world_size > parallel.tensor_parallel_size or parallel.decode_context_parallel_size > 1:
             raise ValueError(
-                f"policy {options['policy']!r} on {config.parallel_config.world_size} ranks: each would time its own steps "
-                "and choose other lengths; give policy='fixed'"
+                f"policy {options['policy']!r} works with tensor parallelism only, and {parallel.world_size} ranks share "
+                "the model in other ways too; give policy='fixed'"
             )
         tally = observer.start(config, "worker")
 
         def make_policy() -> Watch:
             cost = CostModel(np.array(options["coefficients"])) if options["coefficients"] else None
-            made = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
-            return Watch(Recorder(made, Path(options["record"])) if options["record"] else made, tally)
+            policy = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
+            if options["record"]:
+                policy = Recorder(policy, Path(options["record"]))
+            return Watch(agreed(policy) if parallel.world_size > 1 else policy, tally)
 
         runner.drafter = AdaptiveProposer(config, runner.device, runner, make_policy, tally)
         tally.watch("policy", lambda: runner.drafter.policy.refresh())
