@@ -80,9 +80,9 @@ def test_engine_args_that_forbid_adapting_keep_their_own(vanilla, make_target, m
     monkeypatch.setattr(os, "environ", dict(os.environ))
     plugin.register()
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
-    command = ["--model", str(make_target()), "--edsd", str(make_drafter()), "--tensor-parallel-size", "2"]
+    command = ["--model", str(make_target()), "--edsd", str(make_drafter()), "--pipeline-parallel-size", "2"]
     taken = AsyncEngineArgs.from_cli_args(parser.parse_args(command))
-    assert (taken.tensor_parallel_size, taken.worker_cls, taken.additional_config) == (2, "auto", {})
+    assert (taken.pipeline_parallel_size, taken.worker_cls, taken.additional_config) == (2, "auto", {})
     assert taken.speculative_config["num_speculative_tokens"] == 2
 
 

@@ -13,7 +13,7 @@ def able(monkeypatch):
 
 
 def test_nothing_is_in_the_way():
-    plain = {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "worker_cls": "auto", "dtype": "bfloat16"}
+    plain = {"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "worker_cls": "auto", "dtype": "bfloat16"}
     assert serve.policy_obstacle(plain) is None
     assert serve.policy_obstacle({}) is None
 
@@ -21,8 +21,9 @@ def test_nothing_is_in_the_way():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"tensor_parallel_size": 2}, "tensor_parallel_size is 2"),
         ({"pipeline_parallel_size": 4}, "pipeline_parallel_size is 4"),
+        ({"prefill_context_parallel_size": 2}, "prefill_context_parallel_size is 2"),
+        ({"decode_context_parallel_size": 2}, "decode_context_parallel_size is 2"),
         ({"worker_cls": "mine.Worker"}, "--worker-cls is mine.Worker"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
