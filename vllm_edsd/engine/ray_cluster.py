@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ except ImportError as error:
     raise UserError(f"RayCPUExecutor needs Ray, which cannot be imported ({error}); pip install 'vllm-edsd[ray]'") from None
 
 STORE_BYTES = 80 << 20  # about the least that Ray allows; weights and tokens do not pass through its object store
+ANSWER_SECONDS = 10.0
 WAIT_SECONDS = 60.0
 
 
@@ -32,34 +34,41 @@ class Place:
 
 
 def join(ranks: int) -> bool:
-    """Connects to the cluster that RAY_ADDRESS names or that this machine belongs to, or starts one for so many ranks.
+    """Connects to the cluster that RAY_ADDRESS names; without it, or where it is "local", starts one for so many ranks.
 
     Returns whether it was started here, for `leave`. Raises UserError where the named cluster does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         return False
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     with _signals_kept():
-        if address != "local":
-            try:
-                ray.init(address="auto")
-                return False
-            except ConnectionError as error:
-                if address is not None:
-                    raise UserError(
-                        f"no Ray cluster answers at RAY_ADDRESS {address!r} ({error}); start one there, or unset RAY_ADDRESS"
-                    ) from None
-        if not any(name.startswith("RAY_AUTH_") for name in os.environ):
-            # Otherwise Ray writes one into the home directory, which a container may not let it.
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        ray.init(
-            address="local",
-            num_cpus=max(ranks, len(os.sched_getaffinity(0))),
-            include_dashboard=False,
-            object_store_memory=STORE_BYTES,
-        )
-    return True
+        if address == "local":
+            _start(ranks)
+        else:
+            _connect(address)
+    return address == "local"
+
+
+def _start(ranks: int) -> None:
+    if not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        # Otherwise Ray writes a token into the home directory, which a container may not let it.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    cpus = max(ranks, len(os.sched_getaffinity(0)))
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=STORE_BYTES)
+
+
+def _connect(address: str) -> None:
+    try:
+        if address != "auto":
+            # Ray itself tries for many minutes.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+        ray.init(address=address)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS {address!r} ({error}); give the host:port of one that runs, or unset it"
+        ) from None
 
 
 def leave(started: bool, group: Any) -> None:

@@ -1,6 +1,7 @@
 """What needs no cluster: who gets which CPUs, what an actor is born with, and what is said where Ray cannot be used."""
 
 import builtins
+import os
 import sys
 
 import pytest
@@ -69,6 +70,13 @@ def test_without_ray(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(UserError, match=r"needs Ray.*pip install 'vllm-edsd\[ray\]'"):
         serve.policy_obstacle(ASKED)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer(address, monkeypatch):
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_ADDRESS": address})
+    with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS '{address}'.*or unset it"):
+        ray_cluster.join(2)
 
 
 def test_on_another_backend(monkeypatch):
