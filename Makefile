@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: venv demo tools test lint kernels-bench clean
+.PHONY: venv demo tools test soak lint kernels-bench clean
 
 $(READY): requirements/cpu.txt requirements/vllm-name/pyproject.toml pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
@@ -31,6 +31,9 @@ tools:  ## Prometheus from Debian, as root, where it is missing; without it the 
 
 test: $(READY)  ## every test, through a real server too
 	$(BIN)/python -m pytest
+
+soak: $(READY)  ## 15 minutes of good, bad and broken-off requests to a real server; MINUTES and JSON change that
+	$(BIN)/python benchmarks/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(JSON),--json $(JSON))
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What a soak looks at while it runs: the memory of all of a server's processes, its health and its metrics."""
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ Series = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 @dataclass(frozen=True)
 class Sample:
-    """`seconds` since the watch began, `mebibytes` in all processes, and by requests in a step whether the guard drafts."""
+    """`seconds` since the watch began, `mebibytes` by process, and by requests in a step whether the guard drafts."""
 
     seconds: float
-    mebibytes: float
+    mebibytes: dict[str, float]
     healthy: bool
     guard: dict[str, float]
 
@@ -52,7 +53,7 @@ class Watch:
             except UserError:
                 healthy = False
             seconds = time.monotonic() - self.begun
-            self.samples.append(Sample(seconds, memory(self.server) / (1 << 20), healthy, guard))
+            self.samples.append(Sample(seconds, memory(self.server), healthy, guard))
 
 
 def family(server: Server) -> list[psutil.Process]:
@@ -61,12 +62,14 @@ def family(server: Server) -> list[psutil.Process]:
     return [parent, *parent.children(recursive=True)]
 
 
-def memory(server: Server) -> int:
-    """Bytes resident in the family; pages that two of them share count twice."""
-    try:
-        return sum(process.memory_info().rss for process in family(server))
-    except psutil.NoSuchProcess:
-        return 0
+def memory(server: Server) -> dict[str, float]:
+    """MiB resident in each process of the family, by name; a page that two of them share counts in both."""
+    found: dict[str, float] = {}
+    for process in family(server):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name, resident = process.name(), process.memory_info().rss / (1 << 20)
+            found[name] = found.get(name, 0.0) + round(resident, 1)
+    return found
 
 
 def metrics(server: Server) -> Series:
