@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from soak_checks import Check, flat, json_lines, quiet
 from soak_drain import drain
-from soak_guard import guarded, warm_up
+from soak_faults import guarded, named, warm_up
 from soak_mix import ANOTHER, MODEL, SHARES, MismatchError, Mix
 from soak_policy import install
 from soak_references import references
@@ -124,7 +124,7 @@ async def soak(server: Server, found: list, options: argparse.Namespace) -> tupl
     async with client:
         mix = Mix(client, found)
         load = Soak(server, mix, options.concurrency, options.seed)
-        checks = [await warm_up(mix, options.concurrency), await guarded(server, mix)]
+        checks = [await warm_up(mix, options.concurrency), await named(server, mix), await guarded(server, mix)]
         with Watch(server) as watch:
             await load.run(60 * options.minutes)
         times, sizes = zip(*((sample.seconds, sum(sample.mebibytes.values())) for sample in watch.samples), strict=True)

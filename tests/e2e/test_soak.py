@@ -18,5 +18,5 @@ def test_two_minutes_of_everything(target, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     result = json.loads(out.read_text())
-    assert all(check["holds"] for check in result["checks"]) and len(result["checks"]) == 14
+    assert all(check["holds"] for check in result["checks"]) and len(result["checks"]) == 15
     assert min(result["requests"].values()) > 0 and sum(result["requests"].values()) > 100

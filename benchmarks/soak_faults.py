@@ -1,10 +1,11 @@
-"""Drafting becomes slow: the guard turns it off, and the server stays healthy and right."""
+"""The drafter's figures become no numbers, then drafting becomes slow: the text stays right, and an operator can tell."""
 
 import asyncio
+import json
 
 from soak_checks import Check
 from soak_mix import Mix
-from soak_policy import fault
+from soak_policy import NONFINITE, SLOW, fault
 from soak_references import MOST
 from soak_watch import by_label, metrics
 
@@ -15,19 +16,33 @@ WRITTEN = 2.0  # seconds until what happened is on /metrics
 
 
 async def warm_up(mix: Mix, concurrency: int) -> Check:
-    """So many answers of uneven length at a time: the guard meets every number of requests before drafting is slow."""
-    asked = [(mix.references[n % len(mix.references)], 8 + 4 * n) for n in range(concurrency)]
+    """So many answers of uneven length at a time: the guard meets every number of requests before anything is wrong."""
+    asked = [(mix.references[n % len(mix.references)], 4 + (MOST - 4) * n // concurrency) for n in range(concurrency)]
     answers = await asyncio.gather(*(mix.ask(one, max_tokens=most, temperature=0) for one, most in asked))
     pairs = zip(answers, asked, strict=True)
-    right = [choice.message.content == one.text(min(most, MOST)) for (choice,), (one, most) in pairs if most <= MOST]
+    right = [choice.message.content == one.text(most) for (choice,), (one, most) in pairs]
     return Check("first answers are right", all(right), f"{sum(right)} of {len(right)}")
+
+
+async def named(server: Server, mix: Mix) -> Check:
+    """A request whose drafter goes wrong is in the log once, by the id that its client gave it."""
+    reference = next(one for one in mix.references if len(one.tokens) == MOST)
+    with fault(NONFINITE):
+        options = {"max_tokens": MOST, "temperature": 0, "extra_headers": {"X-Request-Id": "soak-nonfinite"}}
+        (choice,) = await mix.ask(reference, **options)
+    await asyncio.sleep(WRITTEN)
+    steps = by_label(metrics(server)["edsd:fallbacks_total"], "reason")[NONFINITE]
+    records = [json.loads(line) for line in server.log.read_text().splitlines() if "soak-nonfinite" in line]
+    told = [record["message"] for record in records if record["logger"] == "vllm.edsd" and record["level"] == "WARNING"]
+    right = choice.message.content == reference.text()
+    seen = f"text right: {right}, {steps:.0f} drafts spoilt, {len(told)} lines: {' '.join(told)[:80]}"
+    return Check("a drafter gone wrong is logged once, with the request's id", right and steps > 1 and len(told) == 1, seen)
 
 
 async def guarded(server: Server, mix: Mix) -> Check:
     """One request at a time, while each draft takes longer than it can save."""
     reference = next(one for one in mix.references if len(one.tokens) == MOST)
-    fault().touch()
-    try:
+    with fault(SLOW):
         for _ in range(ROUNDS):
             await mix.ask(reference, max_tokens=MOST, temperature=0)
             await asyncio.sleep(WRITTEN)
@@ -43,8 +58,6 @@ async def guarded(server: Server, mix: Mix) -> Check:
         (choice,) = await answer
         await asyncio.sleep(WRITTEN)
         plain = by_label(metrics(server)["edsd:fallbacks_total"], "reason")["guard"] - before
-    finally:
-        fault().unlink()
     right = choice.message.content == reference.text()
     seen = f"off: {off}, {plain:.0f} steps decoded plainly, text right: {right}, /health answered 200 {healthy} times"
     holds = off and right and plain > MOST / 2 and healthy > 0
