@@ -4,9 +4,7 @@ import time
 
 import httpx
 import pytest
-import torch
 from prometheus_client.parser import text_string_to_metric_families
-from safetensors.torch import load_file, save_file
 
 from vllm_edsd.bench.load import MODEL, Load
 from vllm_edsd.drafters.checkpoint import resolve, version
@@ -27,21 +25,6 @@ ARGUMENTS = [
     str(1 << 28),
 ]
 ABOUT = ("a fox", "the sea", "Rome", "bread")
-
-
-@pytest.fixture
-def noise(tmp_path):
-    """The bundled drafter with random matrices."""
-    folder = tmp_path / "noise"
-    folder.mkdir()
-    (folder / "config.json").write_bytes((resolve("smollm2-eagle3") / "config.json").read_bytes())
-    torch.manual_seed(0)
-    weights = load_file(resolve("smollm2-eagle3") / "model.safetensors")
-    for name, values in weights.items():
-        if values.is_floating_point() and values.dim() == 2:
-            weights[name] = torch.randn(values.shape).mul(0.05).to(values.dtype)
-    save_file(weights, folder / "model.safetensors")
-    return folder
 
 
 def exported(server) -> dict[str, set]:

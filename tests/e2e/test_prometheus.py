@@ -19,12 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
 import yaml
 
 from vllm_edsd.bench.load import MODEL, Load
-from vllm_edsd.drafters.checkpoint import resolve
 from vllm_edsd.engine.server import Server, serve
 from vllm_edsd.prompts import Prompt
 
@@ -69,10 +66,10 @@ class Prometheus:
         return {(a["labels"]["alertname"], a["labels"].get("instance", "")) for a in alerts if a["state"] == "firing"}
 
 
-def test_rules_and_dashboard_have_data_and_noise_fires_its_alert(target, tmp_path):
+def test_rules_and_dashboard_have_data_and_noise_fires_its_alert(target, noise, tmp_path):
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(2) as pool:
-            options = (["smollm2-eagle3"], [str(noise(tmp_path / "noise")), "--edsd.policy", "fixed"])
+            options = (["smollm2-eagle3"], [str(noise), "--edsd.policy", "fixed"])
             started = [
                 pool.submit(stack.enter_context, serve(str(target), [*SMALL, "--edsd", *chosen], tmp_path / f"log-{place}"))
                 for place, chosen in enumerate(options)
@@ -97,18 +94,6 @@ def test_rules_and_dashboard_have_data_and_noise_fires_its_alert(target, tmp_pat
         assert not SILENT & {alert for alert, _ in firing}
         rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
         assert {rule["name"]: rule["lastError"] for rule in rules if rule.get("lastError")} == {}
-
-
-def noise(folder: Path) -> Path:
-    """The bundled drafter with weights of the same size that mean nothing."""
-    shutil.copytree(resolve("smollm2-eagle3"), folder)
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    torch.manual_seed(0)
-    for name, weight in weights.items():
-        if weight.is_floating_point():
-            weights[name] = (torch.randn(weight.shape) * weight.float().std()).to(weight.dtype)
-    safetensors.torch.save_file(weights, folder / "model.safetensors")
-    return folder
 
 
 @contextlib.contextmanager
