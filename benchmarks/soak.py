@@ -165,7 +165,7 @@ def main() -> None:
         print(f"     {problem[:500]}")
     if options.json is not None:
         result = {
-            "environment": describe(target, None),
+            "environment": describe(target, None) | {"target": target.name},
             "arguments": list(ARGUMENTS),
             "options": {
                 name: str(value) for name, value in vars(options).items() if name in ("minutes", "concurrency", "seed")
