@@ -41,7 +41,7 @@ DRAIN_SECONDS, IDLE_SECONDS, ANSWER_SECONDS = 60, 30.0, 120.0
 ARGUMENTS = (
     *("--served-model-name", MODEL, "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"),
     # Prompts longer than a step, more requests than slots where a client asks for several answers, and a KV cache that is
-    # too small for some moments and used from end to end soon.
+    # too small for some moments.
     *("--max-num-batched-tokens", "256", "--max-num-seqs", "16", "--kv-cache-memory-bytes", str(1 << 27)),
     *("--shutdown-timeout", str(DRAIN_SECONDS), "--edsd", DRAFTER, "--edsd.policy", "soak"),
 )

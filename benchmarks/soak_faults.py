@@ -2,28 +2,21 @@
 
 import asyncio
 import json
-from random import Random
 
 from soak_checks import Check
-from soak_mix import MODEL, Mix, numbers
+from soak_mix import Mix
 from soak_policy import NONFINITE, SLOW, fault
 from soak_references import MOST
 from soak_watch import by_label, metrics
 
 from vllm_edsd.engine.server import Server
 
-FILLING = 8  # prompts of 400 tokens and more: together more than the KV cache holds
 ROUNDS = 8  # answers until the guard must have noticed
 WRITTEN = 2.0  # seconds until what happened is on /metrics
 
 
 async def warm_up(mix: Mix, concurrency: int) -> Check:
-    """Prompts that fill the KV cache, whose memory is taken as it is written; then answers of uneven length, so that the
-    guard meets every number of requests up to `concurrency` before anything is wrong.
-    """
-    long = [[{"role": "user", "content": numbers(Random(n), 100)}] for n in range(FILLING)]
-    sampled = {"model": MODEL, "max_tokens": 8, "temperature": 1.0, "extra_body": {"top_k": 5}}
-    await asyncio.gather(*(mix.create(messages=messages, **sampled) for messages in long))
+    """Answers of uneven length: the guard meets every number of requests up to `concurrency` before anything is wrong."""
     asked = [(mix.references[n % len(mix.references)], 4 + (MOST - 4) * n // concurrency) for n in range(concurrency)]
     answers = await asyncio.gather(*(mix.ask(one, max_tokens=most, temperature=0) for one, most in asked))
     pairs = zip(answers, asked, strict=True)

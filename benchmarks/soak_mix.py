@@ -43,11 +43,6 @@ def expect(found: Any, wanted: Any, what: str) -> None:
         raise MismatchError(f"{what}: {found!r} instead of {wanted!r}")
 
 
-def numbers(random: Random, count: int) -> str:
-    """A text that no cache has, of about four tokens for each number."""
-    return " ".join(str(random.randrange(100, 1000)) for _ in range(count))
-
-
 class Mix:
     """Sends requests of every kind to one server. Each method sends one and returns when all is known of it."""
 
@@ -94,9 +89,10 @@ class Mix:
 
     async def seeded(self, random: Random) -> None:
         """A seed, and a prompt that no cache has and that is read in chunks."""
+        words = " ".join(str(random.randrange(100, 1000)) for _ in range(80))
         answer = await self.create(
             model=MODEL,
-            messages=[{"role": "user", "content": numbers(random, 80)}],
+            messages=[{"role": "user", "content": words}],
             max_tokens=8,
             temperature=0.8,
             seed=random.randrange(1 << 30),

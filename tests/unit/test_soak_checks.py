@@ -19,12 +19,18 @@ def checks():
 
 
 @pytest.mark.parametrize(
-    ("leak", "holds"), [(0.0, True), (0.3, True), (1.0, False), (-1.0, False)], ids=["flat", "almost", "leaks", "shrinks"]
+    ("leak", "holds"), [(0.0, True), (0.05, True), (0.2, False), (-0.2, False)], ids=["flat", "almost", "leaks", "shrinks"]
 )
 def test_memory(checks, leak, holds):
-    times = list(range(1, 101))
-    warm = [1500 if time < 15 else 2000 + leak * (time - 15) for time in times]
-    assert checks.flat("memory", times, warm).holds is holds
+    times = list(range(1, 901))
+    sizes = [1500 if time < 150 else 2000 + leak * (time - 150) for time in times]
+    assert checks.flat("memory", times, sizes).holds is holds
+
+
+def test_the_warm_up_of_a_short_run_is_a_minute(checks):
+    times = list(range(1, 121))
+    assert checks.flat("memory", times, [1500 if time < 45 else 2000 for time in times]).holds
+    assert not checks.flat("memory", times, [1500 if time < 75 else 2000 for time in times]).holds
 
 
 def test_too_few_samples_say_nothing(checks):
