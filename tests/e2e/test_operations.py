@@ -37,7 +37,8 @@ def exported(server) -> dict[str, set]:
 
 
 def test_metrics_are_those_of_the_table_and_a_bad_drafter_is_rolled_back(target, noise, tmp_path, monkeypatch):
-    arguments = [*ARGUMENTS, "--dtype", "float32", "--edsd", "smollm2-eagle3"]
+    # Two API servers: either tells all, and the page is made in another way than by one.
+    arguments = [*ARGUMENTS, "--dtype", "float32", "--edsd", "smollm2-eagle3", "--api-server-count", "2"]
     environment = {"EDSD_ADMIN_TOKEN": TOKEN}
     with serve(str(target), arguments, tmp_path / "log", environment=environment) as server:
         admin = httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)

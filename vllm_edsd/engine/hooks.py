@@ -82,7 +82,7 @@ OBSERVE = (
         ),
     ),
     Hook(SCHEDULER, "Scheduler._free_request", ("self", "request")),
-    Hook("vllm.v1.metrics.prometheus", "get_prometheus_registry", ()),
+    Hook("prometheus_client.multiprocess", "MultiProcessCollector.collect", ("self",)),
 )
 # Checked once a model-free proposer is asked for.
 CUSTOM = (

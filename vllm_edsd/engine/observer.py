@@ -4,17 +4,19 @@ import atexit
 import functools
 import os
 import shutil
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import REGISTRY
+from prometheus_client.multiprocess import MultiProcessCollector
+
 from vllm_edsd.drafters.checkpoint import version
 from vllm_edsd.observability.acceptance import AcceptanceWatch
+from vllm_edsd.observability.exporter import SnapshotCollector
 from vllm_edsd.observability.snapshots import DIRECTORY, Writer
 from vllm_edsd.observability.tally import Tally
-
-ROUTES = "vllm.entrypoints.serve.instrumentator.metrics"  # took the function under its own name if it is loaded
 
 
 def open_directory() -> None:
@@ -48,31 +50,23 @@ def show_drafter(tally: Tally, folder: str) -> None:
 
 
 def install() -> None:
-    """Watches the scheduler and adds our figures to the registry behind /metrics; calling it again changes nothing."""
+    """Watches the scheduler and puts our figures on /metrics; calling it again changes nothing."""
     from vllm.v1.core.sched.scheduler import Scheduler
-    from vllm.v1.metrics import prometheus
 
     if hasattr(Scheduler.__init__, "edsd"):
         return
     _watch(Scheduler)
-    get = _with_ours(prometheus.get_prometheus_registry)
-    prometheus.get_prometheus_registry = get
-    if ROUTES in sys.modules:
-        sys.modules[ROUTES].get_prometheus_registry = get  # type: ignore[attr-defined]
+    ours = SnapshotCollector(Path(os.environ[DIRECTORY]))
+    REGISTRY.register(ours)
+    # With several API servers the page is made of prometheus-client's own shared files, in a registry made for each scrape.
+    collect = MultiProcessCollector.collect
 
+    @functools.wraps(collect)
+    def collect_all(self: Any) -> Iterator[Any]:
+        yield from collect(self)
+        yield from ours.collect()
 
-def _with_ours(original: Any) -> Any:
-    @functools.wraps(original)
-    def get_prometheus_registry() -> Any:
-        from vllm_edsd.observability.exporter import SnapshotCollector
-
-        registry = original()
-        if not getattr(registry, "edsd", False):
-            registry.register(SnapshotCollector(Path(os.environ[DIRECTORY])))
-            registry.edsd = True
-        return registry
-
-    return get_prometheus_registry
+    MultiProcessCollector.collect = collect_all  # type: ignore[method-assign]
 
 
 def _watch(scheduler: Any) -> None:
