@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as progress
@@ -35,8 +36,15 @@ class Target:
         self.ends = frozenset({*found, self.tokenizer.eos_token_id} - {None})
 
     def question(self, prompt: Prompt, chat: list[dict[str, str]]) -> Question:
-        """A prompt's chat by the target's own template, generation prompt included."""
-        tokens = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        """A prompt's chat by the target's own template, generation prompt included. UserError if the template refuses it."""
+        try:
+            tokens = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in chat)
+            raise UserError(
+                f"the template of target {self.path} refuses prompt {prompt.id} with roles {roles} ({error}); leave the "
+                "system prompt out, or give another target"
+            ) from None
         return Question(prompt.id, prompt.category, tuple(tokens))
 
     @torch.inference_mode()

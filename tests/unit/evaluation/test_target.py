@@ -61,6 +61,13 @@ def test_a_question_is_the_chat_by_the_template(tiny):
     assert tiny.question(prompt, prompt.messages()) == Question("x", "maths", (2, 3, 9, 8, 4, 5))
 
 
+def test_a_template_that_takes_no_system_prompt_is_named(tiny, monkeypatch):
+    monkeypatch.setattr(tiny.tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
+    prompt = Prompt(id="x", turns=["w7"], system="w9")
+    with pytest.raises(UserError, match=r"refuses prompt x with roles system, user \(System role not supported\)"):
+        tiny.question(prompt, prompt.messages())
+
+
 def test_a_prompt_too_long_is_named(tiny):
     with pytest.raises(UserError, match="prompt long has 500 tokens, which with 12"):
         tiny.answer([question("long", *[3] * 500)], 12, 4, 0.0, 0, quiet)
