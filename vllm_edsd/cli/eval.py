@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from vllm_edsd.cli.regen import restart_with_preloads
+
 
 def evaluate(
     drafter: Annotated[str, typer.Option(help="Drafter, a bundled name or a directory that `vllm-edsd train` wrote.")],
@@ -37,6 +39,7 @@ def evaluate(
         if place is not None:
             check_place(place)
 
+    restart_with_preloads()
     from rich.console import Console
 
     from vllm_edsd.bench.progress import Progress

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from vllm_edsd.cli.eval import check_numbers
+from vllm_edsd.cli.regen import restart_with_preloads
 
 
 def robustness(
@@ -42,6 +43,7 @@ def robustness(
         if place is not None:
             check_place(place)
 
+    restart_with_preloads()
     from rich.console import Console
 
     from vllm_edsd.bench.progress import Progress

@@ -24,6 +24,12 @@ def systems(tmp_path):
     return file
 
 
+@pytest.fixture(autouse=True)
+def stays(monkeypatch):
+    """A command started as a script starts itself again on CPU, which would end this process."""
+    monkeypatch.setattr("sys.argv", ["main.py"])
+
+
 def call(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)])
 
