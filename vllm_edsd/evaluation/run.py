@@ -1,6 +1,8 @@
 """A run: the target answers the prompts, or their answers are read, and drafters are judged on them."""
 
 import dataclasses
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,7 @@ class Run:
         """The environment of the result."""
         options = self.options
         return describe(options.target, options.prompts_file) | {
+            "command": shlex.join(["vllm-edsd", *sys.argv[1:]]),  # a command that started itself again has another name
             "seeds": {"answers": options.seed, "bootstrap": options.seed},
             "num_tokens": options.num_tokens,
             "temperature": options.temperature,
