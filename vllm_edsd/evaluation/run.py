@@ -74,9 +74,9 @@ class Run:
         made = answers.identity(version(options.target), questions, options.sampling())
         if path is not None and path.exists():
             return answers.read(path, questions, made, beyond)
-        self.progress.status("the target answers")
+        self._answered(0)
         sampling = (options.max_tokens, beyond, options.temperature, options.seed)
-        found = self.target.answer(questions, *sampling, self._advance)
+        found = self.target.answer(questions, *sampling, self._answered)
         if path is not None:
             answers.write(path, found, made)
         return found
@@ -87,7 +87,7 @@ class Run:
         for answer in found:
             self.progress.status("judging")
             rows.append(self.judge.counts(self.target, self.drafters, answer))
-            self._advance(1)
+            self.progress.advance(1)
         return {name: numpy.stack([row[name].numpy() for row in rows]) for name in self.drafters}
 
     def describe(self) -> dict[str, Any]:
@@ -116,5 +116,6 @@ class Run:
             "parameters": sum(parameter.numel() for parameter in drafter.parameters()),
         }
 
-    def _advance(self, count: int) -> None:
+    def _answered(self, count: int) -> None:
         self.progress.advance(count)
+        self.progress.status("the target answers")
