@@ -1,28 +1,15 @@
 """The one configuration file of a training run."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
 
-
-class Curriculum(BaseModel):
-    """EDTrain's two schedules, driven by progress u = step / steps with t = floor(u * periods)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    periods: int = Field(
-        default=10, ge=2, description="T, the number of stages; the authors' example has one for each of 10 epochs"
-    )
-    entropy_rate: float = Field(
-        default=0.025,
-        ge=0,
-        le=1,
-        description="s of the mask's share r_t = clip((T-t-1)*s, 0, 0.4); 0 turns the entropy mask off",
-    )
-    grow_depth: bool = Field(
-        default=True, description="Step-n: unroll depth grows from 1 to max_depth; false trains at full depth"
-    )
+from vllm_edsd.drafters.config import ARCHITECTURES
+from vllm_edsd.training.choices import one_of
+from vllm_edsd.training.curriculum import Curriculum
+from vllm_edsd.training.losses import LOSSES
 
 
 class Recipe(BaseModel):
@@ -30,7 +17,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    drafter: Literal["edsd", "eagle3"] = Field(description="kind of drafter")
+    drafter: Annotated[str, one_of(ARCHITECTURES)] = Field(description="kind of drafter")
     target: Path = Field(description="directory of the target's Hugging Face checkpoint")
     target_name: str = Field(description="name of the target, written into the drafter")
     data: Path = Field(description="directory that `vllm-edsd regen` wrote")
@@ -50,6 +37,9 @@ class Recipe(BaseModel):
     going_on: float = Field(
         default=1.0, gt=0, le=1, description="share of a step's samples that go on from one unroll step to the next"
     )
+    loss: Annotated[str, one_of(LOSSES)] = Field(
+        default="kl", description="of the drafter against the target; see vllm_edsd/training/losses.py"
+    )
     curriculum: Curriculum = Curriculum()
     epochs: float = Field(default=4.0, gt=0, description="passes over the data; a fraction stops within one")
     batch_tokens: int = Field(
@@ -67,3 +57,11 @@ class Recipe(BaseModel):
     evaluate_every: int = Field(default=500, ge=1, description="steps")
     checkpoint_every: int = Field(default=200, ge=1, description="steps")
     seed: int = Field(default=0, ge=0)
+
+
+def by_key(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A dumped recipe with nested keys as `curriculum.mask`; keys that an older version did not write get their defaults."""
+    defaults = {name: field.default for name, field in Recipe.model_fields.items() if not field.is_required()}
+    whole = to_jsonable_python(defaults) | recipe
+    curriculum = Curriculum.model_validate(whole.pop("curriculum")).model_dump(mode="json")
+    return whole | {f"curriculum.{name}": value for name, value in curriculum.items()}

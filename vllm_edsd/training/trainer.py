@@ -5,6 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from vllm_edsd.training.curriculum import depth, masked_share
 from vllm_edsd.training.evaluation import Evaluation, evaluate
 from vllm_edsd.training.export import environment, export
 from vllm_edsd.training.features import Features, collect, size_in_bytes
+from vllm_edsd.training.masks import Mask
 from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.samples import fingerprint, metadata, read_samples, shards
 from vllm_edsd.training.step import training_loss
@@ -72,7 +74,8 @@ class Trainer:
         )
         self.identity = recipe.model_dump(mode="json", exclude={"target", "data", "features", "checkpoint_every"})
         self.identity["data_fingerprint"] = self.data_fingerprint
-        self.step = checkpoint.restore(self._checkpoint, self.drafter, self.optimizer, self.identity)
+        self.mask = Mask(recipe.curriculum.mask, recipe.curriculum.selection, recipe.seed, self.device)
+        self.step = checkpoint.restore(self._checkpoint, self.drafter, self.optimizer, self.mask, self.identity)
         self.unrolled = 0
         self.seconds = 0.0
         if self.step:
@@ -94,7 +97,7 @@ class Trainer:
             if self.step % self.recipe.evaluate_every == 0 or self.step == steps:
                 evaluation = self.evaluate()
             if self.step % self.recipe.checkpoint_every == 0 or self.step == steps:
-                checkpoint.save(self._checkpoint, self.drafter, self.optimizer, self.step, self.identity)
+                checkpoint.save(self._checkpoint, self.drafter, self.optimizer, self.mask, self.step, self.identity)
             shown(Progress(self.step, steps, loss, acceptance, tokens, evaluation))
         final = evaluation or self.evaluate()
         export(self.drafter.config, folded(self.drafter, self.scale), self.out, self._provenance(final))
@@ -116,10 +119,11 @@ class Trainer:
             self.head,
             batch,
             unrolled,
-            masked_share(recipe.curriculum, progress),
+            partial(self.mask.keep, share=masked_share(recipe.curriculum, progress), step=self.step),
             recipe.depth_decay,
             recipe.going_on,
             self.dtype,
+            recipe.loss,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _rate(self.step, len(self.batches), recipe.warmup)

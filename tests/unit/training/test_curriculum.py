@@ -1,8 +1,7 @@
 import pytest
-import torch
+from pydantic import ValidationError
 
-from vllm_edsd.training.curriculum import depth, easy_tokens, masked_share
-from vllm_edsd.training.recipe import Curriculum
+from vllm_edsd.training.curriculum import Curriculum, depth, masked_share
 
 PUBLISHED = Curriculum(periods=10, entropy_rate=0.03)
 
@@ -12,7 +11,7 @@ def test_step_n_is_the_published_schedule():
 
 
 def test_fixed_depth_is_full_depth():
-    fixed = Curriculum(grow_depth=False)
+    fixed = Curriculum(depth="fixed")
     assert {depth(fixed, progress, 7) for progress in (0.0, 0.5, 0.99)} == {7}
 
 
@@ -23,10 +22,19 @@ def test_entropy_share_falls_to_nothing_and_is_clipped():
     assert masked_share(PUBLISHED, 1.0) == 0.0
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_mask_drops_the_most_uncertain(share):
-    entropy = torch.tensor([0.1, 3.0, 0.2, 5.0, 0.3, 0.4, 4.0, 0.0])
-    keep = easy_tokens(entropy, share)
-    assert int((~keep).sum()) == int(share * 8)
-    if 0 < share < 1:
-        assert entropy[~keep].min() > entropy[keep].max()
+def test_reads_how_the_depth_was_written_before():
+    assert Curriculum(grow_depth=False) == Curriculum(depth="fixed")
+    assert Curriculum(grow_depth=True) == Curriculum()
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("mask", "entropy, reversed, random, none"),
+        ("selection", "local, global"),
+        ("depth", "step-n, fixed"),
+    ],
+)
+def test_an_unknown_name_lists_the_known(key, known):
+    with pytest.raises(ValidationError, match=f"unknown; known: {known}"):
+        Curriculum(**{key: "other"})

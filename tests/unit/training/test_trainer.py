@@ -7,8 +7,10 @@ import time
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from vllm_edsd.config import validate
 from vllm_edsd.drafters import factory
 from vllm_edsd.errors import UserError
 from vllm_edsd.training.recipe import Recipe
@@ -68,6 +70,51 @@ def test_resume_refuses_another_recipe(tiny_recipe, tmp_path):
     train(tiny_recipe, tmp_path / "out")
     with pytest.raises(UserError, match=r"learning_rate = 0.001, now 0.002"):
         train(tiny_recipe | {"learning_rate": 0.002}, tmp_path / "out")
+
+
+def test_resume_names_the_nested_key_that_changed(tiny_recipe, tmp_path):
+    train(tiny_recipe, tmp_path / "out")
+    with pytest.raises(UserError, match=r"curriculum\.mask = 'entropy', now 'reversed'"):
+        train(tiny_recipe | {"curriculum": {"mask": "reversed"}}, tmp_path / "out")
+
+
+def test_resumes_a_checkpoint_from_before_there_were_choices(tiny_recipe, tmp_path):
+    whole, _ = train(tiny_recipe, tmp_path / "out")
+    path = tmp_path / "out.checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["edsd"])
+    for key in ("loss", "going_on", "betas"):
+        del header["identity"][key]
+    header["identity"]["curriculum"] = {"periods": 10, "entropy_rate": 0.025, "grow_depth": True}
+    save_file(load_file(path), path, metadata={"edsd": json.dumps(header)})
+    again = Trainer(Recipe(**tiny_recipe), tmp_path / "out", quiet, quiet)
+    assert again.step == whole.step
+
+
+@pytest.mark.parametrize("curriculum", [{"selection": "global"}, {"mask": "random"}], ids=str)
+def test_a_resumed_run_masks_as_the_whole_one(curriculum, tiny_recipe, tmp_path):
+    recipe = Recipe(**tiny_recipe | {"curriculum": curriculum | {"entropy_rate": 0.3}})
+
+    def stop(progress):
+        if progress.step == 7:
+            raise KeyboardInterrupt
+
+    whole = Trainer(recipe, tmp_path / "whole", quiet, quiet)
+    whole.run(quiet)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(recipe, tmp_path / "killed", quiet, quiet).run(stop)
+    resumed = Trainer(recipe, tmp_path / "killed", quiet, quiet)
+    assert resumed.step == 5
+    resumed.run(quiet)
+    for name, weight in whole.drafter.state_dict().items():
+        assert torch.equal(weight, resumed.drafter.state_dict()[name]), name
+
+
+def test_unknown_names_in_a_recipe_list_the_known(tiny_recipe):
+    with pytest.raises(UserError, match=r"'loss' .* cannot be 'l2': .*known: kl, reverse_kl, tv, hybrid, ce, ce_text"):
+        validate(Recipe, tiny_recipe | {"loss": "l2"}, "recipe.yaml")
+    with pytest.raises(UserError, match=r"'curriculum\.mask' .* cannot be 'hard': .*known: entropy, reversed, random, none"):
+        validate(Recipe, tiny_recipe | {"curriculum": {"mask": "hard"}}, "recipe.yaml")
 
 
 def test_resume_refuses_a_damaged_checkpoint(tiny_recipe, tmp_path):
