@@ -5,7 +5,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT = 1
-ARCHITECTURES = {"edsd": "Eagle3EdsdModel", "eagle3": "LlamaForCausalLMEagle3"}
+ARCHITECTURES = {
+    "edsd": "Eagle3EdsdModel",
+    "eagle3": "LlamaForCausalLMEagle3",
+    "eagle3.1": "LlamaForCausalLMEagle3",
+}
+# What tells vLLM's class of a kind from the same class of another.
+SWITCHES: dict[str, dict[str, Any]] = {"eagle3.1": {"fc_norm": True, "norm_output": True}}
 
 
 class DrafterConfig(BaseModel):
@@ -13,7 +19,7 @@ class DrafterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    drafter: str = Field(description="kind of drafter: edsd or eagle3")
+    drafter: str = Field(description="kind of drafter, one of ARCHITECTURES")
     target: str = Field(description="name of the target it was trained for")
     hidden_size: int = Field(ge=1, description="H, of the target and of the drafter")
     intermediate_size: int = Field(ge=1, description="width of the MLP and of EDFuse")
@@ -80,6 +86,7 @@ class DrafterConfig(BaseModel):
             "target_hidden_size": self.hidden_size,
             "num_aux_hidden_states": len(self.layers),
             "eagle_aux_hidden_state_layer_ids": list(self.layers),
+            **SWITCHES.get(self.drafter, {}),
             "edsd": {
                 "format": FORMAT,
                 "drafter": self.drafter,

@@ -81,7 +81,11 @@ class Drafter(nn.Module):
         visible: torch.Tensor,
     ) -> torch.Tensor:
         """Step 0: captured states [B, L, layers * H] and the next tokens' embeddings [B, L, H] to states [B, Lq, H]."""
-        return self.midlayer(self.fc(features), embedding, positions, cache, visible)
+        return self.midlayer(self.combine(features), embedding, positions, cache, visible)
+
+    def combine(self, features: torch.Tensor) -> torch.Tensor:
+        """Captured states [..., layers * H] to the layer's first state [..., H]."""
+        return self.fc(features)
 
     def next(
         self,

@@ -9,17 +9,23 @@ from safetensors.torch import load_file
 from vllm_edsd.drafters.config import DrafterConfig
 from vllm_edsd.drafters.core import Drafter, DraftLayer
 from vllm_edsd.drafters.eagle3.core import Eagle3Layer
+from vllm_edsd.drafters.eagle3.normed import NormedDrafter
 from vllm_edsd.drafters.edsd.core import EdsdLayer
 from vllm_edsd.errors import UserError
 
-LAYERS: dict[str, type[DraftLayer]] = {"edsd": EdsdLayer, "eagle3": Eagle3Layer}
+KINDS: dict[str, tuple[type[Drafter], type[DraftLayer]]] = {
+    "edsd": (Drafter, EdsdLayer),
+    "eagle3": (Drafter, Eagle3Layer),
+    "eagle3.1": (NormedDrafter, Eagle3Layer),
+}
 
 
 def build(config: DrafterConfig, draft_ids: torch.Tensor) -> Drafter:
     """A drafter with fresh weights. Raises UserError for an unknown kind."""
-    if config.drafter not in LAYERS:
-        raise UserError(f"unknown drafter {config.drafter!r}; known: {', '.join(LAYERS)}")
-    return Drafter(config, LAYERS[config.drafter](config), draft_ids)
+    if config.drafter not in KINDS:
+        raise UserError(f"unknown drafter {config.drafter!r}; known: {', '.join(KINDS)}")
+    drafter, layer = KINDS[config.drafter]
+    return drafter(config, layer(config), draft_ids)
 
 
 def load(folder: Path) -> Drafter:

@@ -16,7 +16,11 @@ from vllm_edsd.training.export import export
 from vllm_edsd.training.target import TargetEnds
 
 CAPTURE = Path(__file__).with_name("capture_drafts.py")
-KINDS = {"edsd": ((2, 3), "Eagle3EdsdModel"), "eagle3": ((1, 2, 3), "Eagle3LlamaForCausalLM")}
+KINDS = {
+    "edsd": ((2, 3), "Eagle3EdsdModel"),
+    "eagle3": ((1, 2, 3), "Eagle3LlamaForCausalLM"),
+    "eagle3.1": ((1, 2, 3), "Eagle3LlamaForCausalLM"),
+}
 
 
 @pytest.fixture(params=KINDS, scope="module")
@@ -31,6 +35,8 @@ def captured(request, tiny_target, tmp_path_factory):
     for parameter in drafter.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+        else:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
     export(config, drafter.state_dict(), folder / "drafter", {})
     command = [sys.executable, str(CAPTURE), str(tiny_target), str(folder / "drafter"), str(folder / "said")]
     result = subprocess.run(command, capture_output=True, text=True)

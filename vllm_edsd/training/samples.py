@@ -8,6 +8,7 @@ names the target, the prompts and the sampling.
 import dataclasses
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def read_samples(folder: Path) -> list[Sample]:
         for begin, end, answer, temperature in zip(starts, starts[1:], answers, temperatures, strict=False):
             samples.append(Sample(tensors["tokens"][begin:end], answer, temperature))
     return samples
+
+
+def split(samples: Sequence[Sample], held_out: int, seed: int, folder: Path) -> tuple[list[int], list[int]]:
+    """Places of the samples to train on and of those held out: greedy answers, since evaluations draft greedily.
+
+    A seeded choice; answers of one token are in neither. Raises UserError when `folder` has too few.
+    """
+    usable = [place for place, sample in enumerate(samples) if len(sample.tokens) - sample.answer > 1]
+    greedy = [place for place in usable if samples[place].temperature == 0]
+    if len(greedy) < held_out or len(usable) <= held_out:
+        raise UserError(
+            f"{folder} has {len(greedy)} greedy answers, held_out {held_out} needs more; regenerate more "
+            "(temperature 0 among the temperatures) or lower held_out"
+        )
+    kept = set(random.Random(seed).sample(greedy, held_out))
+    return [place for place in usable if place not in kept], sorted(kept)
 
 
 def metadata(folder: Path) -> dict:

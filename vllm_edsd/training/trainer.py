@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,14 +16,14 @@ from vllm_edsd.drafters.factory import build
 from vllm_edsd.errors import UserError
 from vllm_edsd.training import checkpoint
 from vllm_edsd.training.batches import Batch, Indexed, collate, index, plan
-from vllm_edsd.training.conditioning import feature_scale, folded
+from vllm_edsd.training.conditioning import condition, folded
 from vllm_edsd.training.curriculum import depth, masked_share
 from vllm_edsd.training.evaluation import Evaluation, evaluate
 from vllm_edsd.training.export import environment, export
 from vllm_edsd.training.features import Features, collect, size_in_bytes
 from vllm_edsd.training.masks import Mask
 from vllm_edsd.training.recipe import Recipe
-from vllm_edsd.training.samples import fingerprint, metadata, read_samples, shards
+from vllm_edsd.training.samples import fingerprint, metadata, read_samples, shards, split
 from vllm_edsd.training.step import training_loss
 from vllm_edsd.training.target import TargetEnds
 from vllm_edsd.training.vocabulary import draft_vocabulary
@@ -58,8 +57,8 @@ class Trainer:
         self.features = _features(recipe, self.target, sum(len(s.tokens) for s in samples), self.device, say, collected)
         self.columns = [recipe.feature_layers.index(layer) for layer in recipe.layers]
         items = index(samples, _counts(recipe.data))
-        self.scale = _scale(self.features, items, self.columns).to(self.device)
-        self.train_set, self.held_out = _split(items, recipe)
+        training, kept = split(samples, recipe.held_out, recipe.seed, recipe.data)
+        self.train_set, self.held_out = [items[place] for place in training], [items[place] for place in kept]
         self.batches = _schedule(self.train_set, recipe)
         self.data_fingerprint = fingerprint(recipe.data)
         ids, self.coverage = draft_vocabulary(
@@ -67,7 +66,9 @@ class Trainer:
         )
         say(f"{len(self.train_set)} samples, {len(self.batches)} steps, draft vocabulary covers {self.coverage:.2%}")
         torch.manual_seed(recipe.seed)
-        self.drafter = _fresh(recipe, self.target, ids).to(self.device)
+        self.drafter = _fresh(recipe, self.target, ids)
+        self.scale = condition(self.drafter, *_states(self.features, items, self.columns)).to(self.device)
+        self.drafter.to(self.device)
         self.head = self.target.head[ids.to(self.device)].to(self.dtype)
         self.optimizer = torch.optim.AdamW(
             self.drafter.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, foreach=True
@@ -197,10 +198,11 @@ def _features(
     )
 
 
-def _scale(features: Features, items: list[Indexed], columns: list[int]) -> torch.Tensor:
+def _states(features: Features, items: list[Indexed], columns: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The captured states of the first shard, and where its samples begin."""
     first = [item for item in items if item.shard == 0]
     end = first[-1].begin + len(first[-1].sample.tokens)
-    return feature_scale(features.read(0, 0, end, columns)["hidden"], torch.tensor([item.begin for item in first]))
+    return features.read(0, 0, end, columns)["hidden"], torch.tensor([item.begin for item in first])
 
 
 def _counts(data: Path) -> list[int]:
@@ -209,19 +211,6 @@ def _counts(data: Path) -> list[int]:
         with safe_open(path, "pt") as file:
             counts.append(file.get_slice("answers").get_shape()[0])
     return counts
-
-
-def _split(items: list[Indexed], recipe: Recipe) -> tuple[list[Indexed], list[Indexed]]:
-    """Held-out samples are greedy answers, since the evaluation drafts greedily; a seeded choice."""
-    usable = [item for item in items if item.chains > 1]
-    greedy = [place for place, item in enumerate(usable) if item.sample.temperature == 0]
-    if len(greedy) < recipe.held_out or len(usable) <= recipe.held_out:
-        raise UserError(
-            f"{recipe.data} has {len(greedy)} greedy answers, held_out {recipe.held_out} needs more; regenerate more "
-            "(temperature 0 among the temperatures) or lower held_out"
-        )
-    chosen = set(random.Random(recipe.seed).sample(greedy, recipe.held_out))
-    return [item for place, item in enumerate(usable) if place not in chosen], [usable[place] for place in sorted(chosen)]
 
 
 def _schedule(items: list[Indexed], recipe: Recipe) -> list[list[Indexed]]:

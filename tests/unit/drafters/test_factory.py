@@ -12,7 +12,7 @@ def config(target, drafter, size):
     return DrafterConfig.of_target(TargetEnds.read(target).config, "tiny-target", drafter, (1, 2, 3), size)
 
 
-@pytest.mark.parametrize("drafter", ["edsd", "eagle3"])
+@pytest.mark.parametrize("drafter", factory.KINDS)
 @pytest.mark.parametrize("size", [50, 128])
 def test_export_and_load_agree(drafter, size, tiny_target, tmp_path):
     shape = config(tiny_target, drafter, size)
@@ -28,5 +28,5 @@ def test_export_and_load_agree(drafter, size, tiny_target, tmp_path):
 
 def test_unknown_drafter(tiny_target):
     shape = config(tiny_target, "eagle9", 50)
-    with pytest.raises(UserError, match=r"unknown drafter 'eagle9'; known: edsd, eagle3"):
+    with pytest.raises(UserError, match=r"unknown drafter 'eagle9'; known: edsd, eagle3, eagle3\.1"):
         factory.build(shape, torch.arange(50))

@@ -26,8 +26,10 @@ def train(recipe, out):
     return trainer, trainer.run(quiet)
 
 
-def test_learns_and_exports_what_it_evaluated(tiny_recipe, tmp_path):
-    trainer = Trainer(Recipe(**tiny_recipe | {"epochs": 40, "batch_tokens": 256}), tmp_path / "out", quiet, quiet)
+@pytest.mark.parametrize("drafter", ["edsd", "eagle3.1"])
+def test_learns_and_exports_what_it_evaluated(drafter, tiny_recipe, tmp_path):
+    recipe = Recipe(**tiny_recipe | {"drafter": drafter, "epochs": 40, "batch_tokens": 256})
+    trainer = Trainer(recipe, tmp_path / "out", quiet, quiet)
     before = trainer.evaluate()
     after = trainer.run(quiet)
     assert after.loss < before.loss - 0.2
