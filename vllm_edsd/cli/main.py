@@ -8,12 +8,14 @@ from vllm_edsd.cli.bench import bench
 from vllm_edsd.cli.demo import demo
 from vllm_edsd.cli.doctor import doctor
 from vllm_edsd.cli.eval import evaluate
+from vllm_edsd.cli.layers import layers
 from vllm_edsd.cli.profile import profile
 from vllm_edsd.cli.prompts import prompts
 from vllm_edsd.cli.regen import regen
 from vllm_edsd.cli.robustness import robustness
 from vllm_edsd.cli.target import target
 from vllm_edsd.cli.train import train
+from vllm_edsd.cli.trim import trim
 from vllm_edsd.errors import UserError
 
 app = typer.Typer(
@@ -22,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (target, prompts, regen, train, robustness, bench, profile, doctor, demo):
+for command in (target, prompts, regen, layers, train, trim, robustness, bench, profile, doctor, demo):
     app.command()(command)
 app.command("eval")(evaluate)
 

@@ -8,6 +8,16 @@ from vllm_edsd.errors import UserError
 from vllm_edsd.training.samples import Sample
 
 
+def token_counts(samples: Sequence[Sample], vocab_size: int) -> torch.Tensor:
+    """How often the target wrote each token, int64 [vocab_size]."""
+    return torch.bincount(torch.cat([sample.tokens[sample.answer :] for sample in samples]), minlength=vocab_size)
+
+
+def most_frequent(counts: torch.Tensor, size: int) -> torch.Tensor:
+    """The places of the `size` largest counts, ascending int64 [size]; ties go to the smaller place."""
+    return counts.argsort(descending=True, stable=True)[:size].sort().values
+
+
 def draft_vocabulary(samples: Sequence[Sample], vocab_size: int, size: int) -> tuple[torch.Tensor, float]:
     """The `size` most frequent answer tokens, ascending int64 [size], and the share of answer tokens they cover.
 
@@ -15,7 +25,6 @@ def draft_vocabulary(samples: Sequence[Sample], vocab_size: int, size: int) -> t
     """
     if size > vocab_size:
         raise UserError(f"draft_vocab_size {size} exceeds the target's vocabulary of {vocab_size}; give at most that")
-    answers = torch.cat([sample.tokens[sample.answer :] for sample in samples])
-    counts = torch.bincount(answers, minlength=vocab_size)
-    ids = counts.argsort(descending=True, stable=True)[:size].sort().values
+    counts = token_counts(samples, vocab_size)
+    ids = most_frequent(counts, size)
     return ids, float(counts[ids].sum() / counts.sum())
