@@ -1,13 +1,12 @@
 """Prompt files: JSON lines (gzipped or not) with `id`, `turns` and optionally `category` and `system`."""
 
-import gzip
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_edsd.errors import UserError
+from vllm_edsd.json_lines import read_lines
 
 
 class Prompt(BaseModel):
@@ -31,20 +30,7 @@ def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
 
     Raises UserError, naming the file and line, for a missing, empty or malformed file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"prompt file {path} does not exist; give a .jsonl or .jsonl.gz file with `id` and `turns`")
-    opener = gzip.open if path.suffix == ".gz" else open
-    prompts = []
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    prompts.append(_parse(line, f"{path}:{number}"))
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable text: {error}; give UTF-8 JSON lines, gzipped or not") from error
-    if not prompts:
-        raise UserError(f"prompt file {path} is empty; each line must be a JSON object with `id` and `turns`")
+    prompts = read_lines(path, Prompt, "prompt file", "`id` and `turns`", '{"id": "1", "turns": ["Hello"]}')
     return prompts if limit is None else _spread(prompts, limit)
 
 
@@ -59,20 +45,6 @@ def distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
     for prompt in prompts:
         kept.setdefault(tuple(map(normalised, (prompt.system or "", *prompt.turns))), prompt)
     return list(kept.values())
-
-
-def _parse(line: str, place: str) -> Prompt:
-    try:
-        return Prompt.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not valid JSON ({error.msg}, column {error.colno}); mend or delete the line") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "line"
-        raise UserError(
-            f"{place}: field {field!r}: {first['msg']} (got {str(first['input'])[:80]!r}); a line is a JSON object with "
-            '`id` and `turns`, as in {"id": "1", "turns": ["Hello"]}'
-        ) from None
 
 
 def _spread(prompts: list[Prompt], limit: int) -> list[Prompt]:

@@ -1,17 +1,15 @@
 """System prompts by class, for the robustness protocol."""
 
 import dataclasses
-import gzip
 import hashlib
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from vllm_edsd.errors import UserError
+from vllm_edsd.json_lines import read_lines
 from vllm_edsd.prompts import Prompt
 
 REFERENCE = "training"
@@ -64,13 +62,10 @@ class Systems:
 
         A class of the file replaces ours of that name. Raises UserError for a missing, empty or malformed file.
         """
+        example = '{"system": "You are a pirate.", "class": "role"}'
         given: dict[str, list[str]] = {}
-        for number, line in enumerate(_lines(Path(path)), 1):
-            if line.strip():
-                found = _parse(line, f"{path}:{number}")
-                given.setdefault(found.kind, []).append(found.system)
-        if not given:
-            raise UserError(f"system prompt file {path} is empty; each line must be a JSON object with `system`")
+        for found in read_lines(path, SystemPrompt, "system prompt file", "`system`", example):
+            given.setdefault(found.kind, []).append(found.system)
         merged = OURS | {kind: tuple(texts) for kind, texts in given.items()}
         return cls({kind: texts for kind, texts in merged.items() if texts})
 
@@ -87,28 +82,3 @@ class Systems:
         """The file and the number of system prompts of each class."""
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return {"file": path.name, "sha256": digest, "classes": {kind: len(texts) for kind, texts in self.classes.items()}}
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise UserError(f"system prompt file {path} does not exist; give a .jsonl or .jsonl.gz file with `system`")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            return list(lines)
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable text: {error}; give UTF-8 JSON lines, gzipped or not") from error
-
-
-def _parse(line: str, place: str) -> SystemPrompt:
-    try:
-        return SystemPrompt.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not valid JSON ({error.msg}, column {error.colno}); mend or delete the line") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "line"
-        raise UserError(
-            f"{place}: field {field!r}: {first['msg']}; a line is a JSON object with `system`, as in "
-            '{"system": "You are a pirate.", "class": "role"}'
-        ) from None
