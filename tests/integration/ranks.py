@@ -6,6 +6,7 @@ The answers of both, what each rank drafted at every step, and what is left when
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -95,6 +96,12 @@ def confuse(worker) -> None:
     drafter.policy = agreed(Chaos(drafter.num_speculative_tokens))
 
 
+def shared_memory(pid: int) -> set[str]:
+    """The files in shared memory that a process of vLLM's has mapped for its queues and for the ranks' sums."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return set(re.findall(r"/dev/shm/\S*(?:psm_|cpushm)\S*", maps))
+
+
 def one_rank(target: str, prompts: list) -> list[dict]:
     """Plain decoding: each prompt, its answer and the least lead, in nats, that a token of it has over the next likely."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -137,6 +144,7 @@ async def two_ranks(target: str, options: dict, prompts: list) -> dict:
     (core,) = (process for process in psutil.Process().children() if process.name() == "VLLM::EngineCore")
     family = [core, *core.children(recursive=True)]
     found["family"] = [process.name() for process in family]
+    found["shared"] = sorted({name for process in family for name in shared_memory(process.pid)})
     begun = None
     try:
         async for tokens in answer(0, 150):
@@ -147,6 +155,7 @@ async def two_ranks(target: str, options: dict, prompts: list) -> dict:
         found["error"], found["error_seconds"] = type(error).__name__, time.monotonic() - begun
     _, left = psutil.wait_procs(family, timeout=GONE_SECONDS)
     found["left"] = [process.name() for process in left]
+    found["left_shared"] = [name for name in found["shared"] if Path(name).exists()]
     llm.shutdown()
     return found
 

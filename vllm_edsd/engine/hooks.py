@@ -142,6 +142,7 @@ RAY = (
     ),
     Hook(RAY_EXECUTOR, "RayWorkerProc.wait_for_init", ("self",)),
     Hook(RAY_EXECUTOR, "RayWorkerProc.run", ("self",)),
+    Hook(RAY_EXECUTOR, "RayWorkerProc.worker_busy_loop", ("self",)),
     Hook("vllm.v1.executor.ray_utils", "build_actor_name", ("instance_id", "rank", "tp_size", "pp_size", "pcp_size")),
     Hook("vllm.v1.executor.ray_env_utils", "get_driver_env_vars", ("worker_specific_vars",)),
     Hook(MULTIPROC_EXECUTOR, "MultiprocExecutor._get_parallel_sizes", ("self",)),

@@ -22,7 +22,7 @@ from vllm.v1.executor import ray_utils
 from vllm.v1.executor.ray_env_utils import get_driver_env_vars
 from vllm.v1.executor.ray_executor_v2 import RayExecutorV2, RayWorkerHandle
 
-from vllm_edsd.engine.ray_worker import RayCPUWorker
+from vllm_edsd.engine.ray_worker import RayCPUWorker, unname
 
 # Read when a process or its OpenMP starts, or when vLLM is imported; all others may follow.
 AT_BIRTH = ("LD_PRELOAD", "MALLOC_", "OMP_", "KMP_", "VLLM_")
@@ -37,6 +37,7 @@ class RayCPUExecutor(RayExecutorV2):
         self.failure_callback = None
         self.ending = threading.RLock()
         self.ray_worker_handles: list[RayWorkerHandle] = []
+        self.rpc_broadcast_mq: MessageQueue | None = None
         self.response_mqs: list[MessageQueue] = []
         self.group: Any = None
         self._get_parallel_sizes()
@@ -90,6 +91,7 @@ class RayCPUExecutor(RayExecutorV2):
             worker.run()
         for queue in (self.rpc_broadcast_mq, *self.response_mqs):
             queue.wait_until_ready()
+        unname(self.rpc_broadcast_mq)
         self.futures_queue = deque()
 
     def _call(self, method: str, arguments: Any) -> list[Any]:

@@ -1,12 +1,18 @@
 """A rank on the CPU backend as a Ray actor."""
 
+import glob
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from vllm import envs
+from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+from vllm.distributed.parallel_state import get_tp_group
 from vllm.utils.cpu_resource_utils import LogicalCPUInfo, get_allowed_cpu_list, parse_id_list
 from vllm.v1.executor.ray_executor_v2 import RayWorkerProc
+
+SHARED = Path("/dev/shm")
 
 
 class RayCPUWorker(RayWorkerProc):
@@ -25,6 +31,24 @@ class RayCPUWorker(RayWorkerProc):
                 os.sched_setaffinity(0, cpus)
                 torch.set_num_threads(len(cpus))
         return sorted(os.sched_getaffinity(0))
+
+    def worker_busy_loop(self) -> None:
+        for queue in (self.worker_response_mq, get_tp_group().mq_broadcaster):
+            unname(queue)
+        for file in SHARED.glob(f"{glob.escape(os.environ['VLLM_DIST_IDENT'])}-*"):  # the ranks' sums
+            file.unlink(missing_ok=True)
+        super().worker_busy_loop()
+
+
+def unname(queue: MessageQueue | None) -> None:
+    """Takes the name from shared memory that this process has made for a queue, once all who use it have mapped it.
+
+    Then it goes with the last of them, however they end; a killed process cannot tidy up.
+    """
+    buffer = None if queue is None else queue.buffer
+    if buffer is not None and buffer.is_creator:
+        buffer.shared_memory.unlink()
+        buffer.is_creator = False
 
 
 def share(cpus: Sequence[LogicalCPUInfo], local_rank: int, ranks: int) -> list[int]:
