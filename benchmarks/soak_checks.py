@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLAT = 0.03
-WARM_UP = 60.0  # seconds, at least: what the largest batches took is kept by the allocator
+WARM_UP = 75.0  # seconds, at least: what the largest batches took is kept by the allocator
 
 
 @dataclass(frozen=True)
