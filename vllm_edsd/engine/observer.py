@@ -44,9 +44,11 @@ def start(config: Any, place: str) -> Tally:
     return tally
 
 
-def show_drafter(tally: Tally, folder: str) -> None:
-    """Exports which drafter is in use: a directory's name, or that of a model-free proposer, and its version."""
-    tally.replace("edsd:drafter_info", Path(folder).name, version(Path(folder)))
+def show_drafter(tally: Tally, folder: str) -> str:
+    """Exports which drafter is in use: a directory's name, or that of a model-free proposer, and its version, returned."""
+    found = version(Path(folder))  # reads all of the weights
+    tally.replace("edsd:drafter_info", Path(folder).name, found)
+    return found
 
 
 def install() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from vllm.config import set_current_vllm_config
 from vllm.logger import init_logger
 
-from vllm_edsd.drafters.checkpoint import read_config, read_shapes, version
+from vllm_edsd.drafters.checkpoint import read_config, read_shapes
 from vllm_edsd.engine import observer
 from vllm_edsd.errors import UserError
 from vllm_edsd.observability.catalog import OUTCOMES, REFUSED, ROLLED_BACK
@@ -27,6 +27,7 @@ class Former:
     """What a roll-back puts back; `layers` are the drafter's attention layers by name."""
 
     folder: Path
+    version: str
     model: Any
     layers: dict[str, Any]
     policy: DraftPolicy
@@ -39,6 +40,7 @@ class DrafterSwitch:
     def __init__(self, proposer: Any, folder: Path, make_policy: Callable[[], DraftPolicy]):
         self.proposer = proposer
         self.folder = folder
+        self.version = observer.show_drafter(proposer.tally, str(folder))
         self.make_policy = make_policy
         self.acceptance = Acceptance()
         self.former: Former | None = None
@@ -47,7 +49,6 @@ class DrafterSwitch:
         self.outcome: str | None = None
         for outcome in OUTCOMES:
             proposer.tally.count("edsd:drafter_reloads", 0, outcome)
-        observer.show_drafter(proposer.tally, str(folder))
 
     def load(self, folder: Path) -> None:
         """Drafts with the drafter in `folder` from the next step on, and watches it.
@@ -65,7 +66,7 @@ class DrafterSwitch:
         self.canary, self.acceptance = Canary(self.acceptance), Acceptance()
         # What these have in the drafter's KV cache is the former's.
         self.old_requests = set(self.proposer.runner.input_batch.req_ids)
-        logger.info("drafter %s (version %s) is loaded and watched", folder, version(folder))
+        logger.info("drafter %s (version %s) is loaded and watched", folder, self.version)
 
     def observe(self, accepted: Sequence[tuple[str, int]]) -> None:
         """Requests whose draft was made, with how much of it was accepted; keeps or rolls back once that is clear."""
@@ -93,7 +94,7 @@ class DrafterSwitch:
         watched = self.canary is not None
         return {
             "drafter": str(self.folder),
-            "version": version(self.folder),
+            "version": self.version,
             "state": "watched" if watched else "serving",
             "drafts": self.acceptance.drafts,
             "accepted_tokens_per_draft": self.acceptance.mean,
@@ -108,7 +109,7 @@ class DrafterSwitch:
         proposer, context = self.proposer, self._layers()
         names = sorted(proposer._draft_attn_layer_names)
         former = Former(
-            *(self.folder, proposer.model, {name: context.pop(name) for name in names}),
+            *(self.folder, self.version, proposer.model, {name: context.pop(name) for name in names}),
             *(proposer.policy, self.acceptance),
         )
         self.former = former
@@ -127,7 +128,7 @@ class DrafterSwitch:
             self.former = None
             raise
         self.folder, proposer.policy = folder, self.make_policy()
-        observer.show_drafter(proposer.tally, str(folder))
+        self.version = observer.show_drafter(proposer.tally, str(folder))
 
     def _back(self) -> None:
         assert self.former is not None
@@ -136,8 +137,8 @@ class DrafterSwitch:
         proposer._draft_attn_layer_names = set(former.layers)
         proposer.speculative_config.draft_model_config.model = str(former.folder)
         proposer.model, proposer.policy = former.model, former.policy
-        self.folder, self.acceptance = former.folder, former.acceptance
-        observer.show_drafter(proposer.tally, str(former.folder))
+        self.folder, self.version, self.acceptance = former.folder, former.version, former.acceptance
+        proposer.tally.replace("edsd:drafter_info", former.folder.name, former.version)
 
     def _conclude(self, outcome: str) -> None:
         self.outcome = outcome
