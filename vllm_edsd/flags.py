@@ -9,10 +9,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vllm_edsd.config import ServeConfig, validate
-from vllm_edsd.drafters.target import read_target
+from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.errors import UserError
 from vllm_edsd.serving import ADMIN_TOKEN, administration, costs, engine_arguments, from_environment, variable
 
@@ -74,24 +75,34 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
         raise UserError(f"{spell(next(iter(flagged)))} needs a drafter; add {FLAG} DRAFTER or set {variable('drafter')}")
     config = validate(ServeConfig, given, FLAG, spell)
     name = getattr(namespace, "model_tag", None) or namespace.model
-    target = read_target(name, getattr(namespace, "revision", None))
+    target = _as_built(read_target(name, getattr(namespace, "revision", None)), namespace)
     coefficients = costs(config, name, getattr(namespace, "dtype", "auto"))
     arguments = engine_arguments(config, target, obstacle(vars(namespace)), coefficients)
     if environ.get(ADMIN_TOKEN):
         arguments["middleware"] = [*getattr(namespace, "middleware", []), administration(environ[ADMIN_TOKEN], arguments)]
     for argument, value in arguments.items():
-        if argument == "additional_config":
+        if argument in ("additional_config", "hf_overrides"):
             value = {**(getattr(namespace, argument, None) or {}), **value}
         setattr(namespace, argument, value)
     if arguments["speculative_config"]["method"] == "custom_class":
         prepare(None, model_free=True)
     else:
-        prepare(None if getattr(namespace, "model_impl", None) == "transformers" else target)
+        prepare(target)
 
 
 def flag(field: str) -> str:
     """An option as it is written on the command line."""
     return FLAG if field == "drafter" else f"{FLAG}.{field.replace('_', '-')}"
+
+
+def _as_built(target: TargetShape | None, namespace: argparse.Namespace) -> TargetShape | None:
+    """`target` with the architectures that vLLM builds: --hf-overrides' if given; none on the Transformers backend."""
+    if target is None:
+        return None
+    if getattr(namespace, "model_impl", None) == "transformers":
+        return replace(target, architectures=())
+    overrides = getattr(namespace, "hf_overrides", None) or {}
+    return replace(target, architectures=tuple(overrides.get("architectures", target.architectures)))
 
 
 class _Collect(argparse.Action):

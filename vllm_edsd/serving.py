@@ -6,7 +6,8 @@ from typing import Any
 from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.drafters import registry
 from vllm_edsd.drafters.checkpoint import check, model_free, resolve
-from vllm_edsd.drafters.target import TargetShape
+from vllm_edsd.drafters.target import TargetShape, read_target
+from vllm_edsd.engine.hooks import lending
 from vllm_edsd.errors import UserError
 
 ADAPTIVE = "evict"
@@ -54,7 +55,7 @@ def engine_arguments(
     """vLLM's own arguments: `speculative_config` and, where our worker is needed, `worker_cls` and `additional_config`.
 
     It is for a policy that adapts and for block verification; `obstacle` says why it cannot be used here, None where it can.
-    `coefficients` are a cost profile's.
+    `coefficients` are a cost profile's. For a `target` whose vLLM class gives no hidden states, `hf_overrides` name ours.
     Raises UserError for a drafter that is absent, damaged or not made for `target`, and for what the obstacle forbids.
     """
     if model_free(config.drafter):
@@ -75,9 +76,13 @@ def engine_arguments(
         "draft_sample_method": config.draft_sample_method,
         "use_local_argmax_reduction": config.draft_sample_method == "greedy" and set(architectures) <= LOCAL_ARGMAX,
     }
+    named = list(target.architectures) if target is not None else []
+    lent = [lending(name) for name in named]
+    overrides = {"hf_overrides": {"architectures": lent}} if lent != named else {}
     if policy == "fixed" and config.verification == "standard":
-        return {"speculative_config": speculative}
+        return {"speculative_config": speculative, **overrides}
     return {
+        **overrides,
         # Drafts of any length, and the drafter is spared the rejected tokens.
         "speculative_config": {**speculative, "disable_padded_drafter_batch": True},
         "worker_cls": WORKER,
@@ -129,16 +134,19 @@ def _model_free(config: ServeConfig) -> dict[str, Any]:
     }
 
 
-def options(drafter: str, **options: Any) -> dict[str, Any]:
+def options(drafter: str, target: str | None = None, **options: Any) -> dict[str, Any]:
     """Arguments for vLLM's own constructor: `LLM("target", **vllm_edsd.options("smollm2-edsd", num_tokens=5))`.
 
+    With `target`, its path or hub id, the drafter is checked against it; Mixtral, OLMoE, Qwen2-MoE and GraniteMoE need it.
     On vLLM's CPU backend it also readies allocator and OpenMP for the engine that is started next. Raises UserError for an
-    unknown option, a value out of range, an unusable drafter or an unsupported vLLM.
+    unknown option, a value out of range, an unusable drafter or target, or an unsupported vLLM.
     """
     from vllm_edsd.engine import serve
 
     config = validate(ServeConfig, {"drafter": drafter, **options}, "vllm_edsd.options")
     obstacle = serve.policy_obstacle({})
-    arguments = engine_arguments(config, None, obstacle, costs(config, None, None))
-    serve.prepare(None, model_free(config.drafter))
+    shape = None if target is None else read_target(target)
+    arguments = engine_arguments(config, shape, obstacle, costs(config, target, None))
+    free = model_free(config.drafter)
+    serve.prepare(None if free else shape, free)
     return arguments

@@ -20,9 +20,9 @@ def no_environment(monkeypatch):
 @pytest.fixture
 def parse(make_target):
     """Parses with vLLM's own parser class, as a subcommand; returns the namespace and what `prepare` was given."""
-    target = make_target()
+    llama = make_target()
 
-    def run(*arguments: str, obstacle: str | None = None) -> tuple[argparse.Namespace, list]:
+    def run(*arguments: str, obstacle: str | None = None, target: Path = llama) -> tuple[argparse.Namespace, list]:
         prepared: list = []
         top = FlexibleArgumentParser(prog="vllm")
         serve = top.add_subparsers(dest="subparser").add_parser("serve")
@@ -35,12 +35,13 @@ def parse(make_target):
         serve.add_argument("--worker-cls", default="auto")
         serve.add_argument("--middleware", action="append", default=[])
         serve.add_argument("--additional-config", type=json.loads, default={})
+        serve.add_argument("--hf-overrides", type=json.loads, default={})
 
         def find_obstacle(given):
             assert given["model_tag"] == str(target)
             return obstacle
 
-        flags.extend(serve, prepared.append, find_obstacle)
+        flags.extend(serve, lambda target, model_free=False: prepared.append(target), find_obstacle)
         return top.parse_args(["serve", str(target), *arguments]), prepared
 
     return run
@@ -128,7 +129,8 @@ def test_defaults_do_not_depend_on_the_environment(make_drafter, monkeypatch):
 
 
 def test_transformers_backend_is_not_judged_by_the_native_class(parse, make_drafter):
-    assert parse("--edsd", str(make_drafter()), "--model-impl", "transformers")[1] == [None]
+    (judged,) = parse("--edsd", str(make_drafter()), "--model-impl", "transformers")[1]
+    assert judged.architectures == ()
 
 
 def test_unknown_option_lists_the_known(parse, make_drafter, capsys):
@@ -263,3 +265,25 @@ def test_a_token_that_cannot_serve_is_refused_and_not_shown(
     assert told in message
     assert "EDSD_ADMIN_TOKEN" in message
     assert token not in message
+
+
+BUILT = [
+    ((), None, {"architectures": ["EdsdMixtralForCausalLM"]}),
+    (("--hf-overrides", '{"a": 1}'), None, {"a": 1, "architectures": ["EdsdMixtralForCausalLM"]}),
+    (("--hf-overrides", '{"architectures": ["OlmoeForCausalLM"]}'), None, {"architectures": ["EdsdOlmoeForCausalLM"]}),
+    (("--hf-overrides", '{"architectures": ["LlamaForCausalLM"]}'), None, {"architectures": ["LlamaForCausalLM"]}),
+    (("--model-impl", "transformers"), None, {}),
+    ((), "trigram", {}),
+]
+
+
+@pytest.mark.parametrize(("given", "proposer", "expected"), BUILT, ids=str)
+def test_targets_without_hidden_states_are_built_by_our_class(given, proposer, expected, parse, make_target, make_drafter):
+    mixtral = make_target("mixtral", architectures=["MixtralForCausalLM"])
+    namespace, _ = parse("--edsd", proposer or str(make_drafter()), *given, target=mixtral)
+    assert namespace.hf_overrides == expected
+
+
+def test_other_targets_are_built_as_ever(parse, make_drafter):
+    namespace, _ = parse("--edsd", str(make_drafter()))
+    assert namespace.hf_overrides == {}

@@ -126,6 +126,7 @@ def test_every_hook_is_as_expected_in_the_installed_vllm(places):
 
 
 ARCHITECTURES = [("LlamaForCausalLM", True), ("GPT2LMHeadModel", False), ("Unheard", True)]
+ARCHITECTURES += [(name, True) for name in hooks.TARGET_MODELS]
 
 
 @pytest.mark.parametrize(("architecture", "fits"), ARCHITECTURES)
@@ -136,6 +137,26 @@ def test_targets_without_auxiliary_hidden_states_are_refused(architecture, fits)
     else:
         with pytest.raises(UserError, match=f"some-target is a {architecture}.*--model-impl transformers"):
             serve.check_aux_hidden_states(target)
+
+
+@pytest.mark.parametrize("name", hooks.TARGET_MODELS)
+def test_a_family_that_vllm_has_changed_is_refused(name, monkeypatch):
+    monkeypatch.setattr(hooks, "INTERFACES", "vllm.nowhere")
+    with pytest.raises(UserError, match=r"has changed vllm\.nowhere\.EagleModelMixin.*leave --edsd off"):
+        serve.check_aux_hidden_states(TargetShape("some-target", 64, 256, 4, (name,)))
+
+
+def test_options_name_our_class_where_the_target_needs_it(make_target, make_drafter, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    drafter, olmoe = str(make_drafter()), make_target("olmoe", architectures=["OlmoeForCausalLM"])
+    found = vllm_edsd.options(drafter, str(olmoe))
+    assert found["hf_overrides"] == {"architectures": ["EdsdOlmoeForCausalLM"]}
+    assert set(found["hf_overrides"]["architectures"]) <= set(ModelRegistry.get_supported_archs())
+    assert "hf_overrides" not in vllm_edsd.options(drafter, str(make_target()))
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel.*gives no auxiliary hidden states"):
+        vllm_edsd.options(drafter, str(make_target("gpt2", architectures=["GPT2LMHeadModel"])))
+    with pytest.raises(UserError, match=r"hidden_size 64, but .* has 128"):
+        vllm_edsd.options(drafter, str(make_target("wide", hidden_size=128)))
 
 
 def test_options_for_python(make_drafter, monkeypatch):

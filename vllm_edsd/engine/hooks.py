@@ -12,6 +12,7 @@ from typing import Any
 from vllm_edsd import compat
 from vllm_edsd.observability.snapshots import DIRECTORY
 
+INTERFACES = "vllm.model_executor.models.interfaces"
 REGISTRY = "vllm.model_executor.models.registry"
 EAGLE3 = "vllm.model_executor.models.llama_eagle3"
 PROPOSER = "vllm.v1.spec_decode.llm_base_proposer"
@@ -29,6 +30,15 @@ REJECT = (
 # Tells `install()` in the engine's processes, which inherit it, that --edsd is in use.
 ACTIVE = "VLLM_EDSD_ACTIVE"
 DRAFT_MODELS = {"Eagle3EdsdModel": "vllm_edsd.drafters.edsd.vllm_model:Eagle3EdsdModel"}
+# Targets whose vLLM class gives a drafter no hidden states, with the module of that class.
+TARGET_MODELS = {
+    "MixtralForCausalLM": "vllm.model_executor.models.mixtral",
+    "OlmoeForCausalLM": "vllm.model_executor.models.olmoe",
+    "Qwen2MoeForCausalLM": "vllm.model_executor.models.qwen2_moe",
+    "GraniteMoeForCausalLM": "vllm.model_executor.models.granitemoe",
+}
+# Of our classes, which do: EdsdMixtralForCausalLM for MixtralForCausalLM, and so on.
+OURS, OUR_TARGETS = "Edsd", "vllm_edsd.engine.moe_targets"
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ SERVE = (
         "SpeculativeConfig",
         ("method", "model", "num_speculative_tokens", "draft_sample_method", "use_local_argmax_reduction"),
     ),
-    Hook("vllm.model_executor.models.interfaces", "supports_eagle3", ("model",)),
+    Hook(INTERFACES, "supports_eagle3", ("model",)),
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.__init__", ("self", "vllm_config", "prefix")),
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.combine_hidden_states", ("self", "hidden_states")),
     Hook(EAGLE3, "Eagle3LlamaForCausalLM.compute_logits", ("self", "hidden_states")),
@@ -153,6 +163,29 @@ RAY = (
 )
 
 
+def target_hooks(architecture: str) -> tuple[Hook, ...]:
+    """What our class for one of `TARGET_MODELS` relies on."""
+    module, family = TARGET_MODELS[architecture], architecture.removesuffix("ForCausalLM")
+    layer = ("self", "positions", "hidden_states")
+    return (
+        Hook(module, f"{architecture}.__init__", ("self", "vllm_config", "prefix")),
+        Hook(module, f"{family}Model.forward", ("self", "input_ids", "positions", "intermediate_tensors", "inputs_embeds")),
+        Hook(module, f"{family}DecoderLayer.forward", layer if family == "GraniteMoe" else (*layer, "residual")),
+        Hook(INTERFACES, "EagleModelMixin.collect_remote_aux_hidden_states", ("self", "intermediate_tensors")),
+        Hook(INTERFACES, "EagleModelMixin.pack_local_aux_hidden_states", ("self", "aux_hidden_states")),
+        Hook(
+            INTERFACES,
+            "EagleModelMixin._maybe_add_hidden_state",
+            ("self", "aux_hidden_states", "layer_idx", "hidden_states", "residual"),
+        ),
+    )
+
+
+def lending(architecture: str) -> str:
+    """The class to build for a target, so that it gives a drafter its hidden states: ours where vLLM's does not."""
+    return f"{OURS}{architecture}" if architecture in TARGET_MODELS else architecture
+
+
 def problem(hooks: Iterable[Hook]) -> str | None:
     """The first changed hook of `hooks`, with the remedy; None when all look as expected."""
     for hook in hooks:
@@ -166,7 +199,7 @@ def problem(hooks: Iterable[Hook]) -> str | None:
 
 
 def install() -> None:
-    """Registers our draft models and, where vLLM's command line is built, the flag; calling it again changes nothing.
+    """Registers our models and, where vLLM's command line is built, the flag; calling it again changes nothing.
 
     In an engine that serves with --edsd on the CPU backend it also mends sampled speculation.
     """
@@ -179,7 +212,8 @@ def install() -> None:
             cpu_sampling.install()
         if os.environ.get(DIRECTORY) and problem(OBSERVE) is None:
             observer.install()
-    for architecture, place in DRAFT_MODELS.items():
+    targets = {f"{OURS}{name}": f"{OUR_TARGETS}:{OURS}{name}" for name in TARGET_MODELS}
+    for architecture, place in (DRAFT_MODELS | targets).items():
         ModelRegistry.register_model(architecture, place)
     # Workers and engine cores never build a command line: importing its module there would only slow them.
     arguments = sys.modules.get("vllm.engine.arg_utils")

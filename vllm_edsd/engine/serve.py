@@ -114,11 +114,16 @@ def check_runner() -> None:
 
 
 def check_aux_hidden_states(target: TargetShape) -> None:
-    """Raises UserError for a target whose vLLM class hands no hidden states of inner layers to a drafter."""
+    """Raises UserError for a target whose class, vLLM's or ours, hands no hidden states of inner layers to a drafter."""
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.interfaces import supports_eagle3
 
     for architecture in target.architectures:
+        if architecture in hooks.TARGET_MODELS:
+            problem = hooks.problem(hooks.target_hooks(architecture))
+            if problem is not None:
+                raise UserError(problem)
+            continue
         model = ModelRegistry.models.get(architecture)
         # An architecture without a class of its own runs on the Transformers backend, which supports it.
         if model is not None and not supports_eagle3(model.load_model_cls()):

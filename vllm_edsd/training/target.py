@@ -13,7 +13,7 @@ from vllm_edsd.targets import require_target
 
 @dataclasses.dataclass(frozen=True)
 class TargetEnds:
-    """`embedding` and `head` [V, H] (one tensor where the target ties them) and `norm` [H], all float32."""
+    """`embedding` and `head` [V, H] (one tensor where the target ties and does not scale them), `norm` [H], all float32."""
 
     config: PretrainedConfig
     embedding: torch.Tensor
@@ -34,7 +34,12 @@ class TargetEnds:
         found.setdefault("head", found.get("embedding", torch.empty(0)))
         if missing := [wanted[key] for key in wanted if key not in found]:
             raise UserError(f"target {path} has no {missing[0]} in its safetensors; a Llama-like target is needed")
-        return cls(config=AutoConfig.from_pretrained(path), **found)
+        config = AutoConfig.from_pretrained(path)
+        # Granite's: with it in the head, logits are the head's product in every family.
+        scaling = getattr(config, "logits_scaling", 1)
+        if scaling != 1:
+            found["head"] = found["head"] / scaling
+        return cls(config=config, **found)
 
     def to(self, device: torch.device) -> "TargetEnds":
         embedding = self.embedding.to(device)
