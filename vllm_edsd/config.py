@@ -17,8 +17,10 @@ class ServeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    drafter: str = Field(
-        min_length=1, description="name of a bundled drafter or a model-free proposer, or path of a drafter's directory"
+    drafter: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name of a bundled drafter or a model-free proposer, or path of a drafter's directory",
     )
     policy: str | None = Field(
         default=None,
@@ -38,6 +40,13 @@ class ServeConfig(BaseModel):
     )
     profile: Path | None = Field(
         default=None, description="what `vllm-edsd profile` measured, for policy evict to start from; without it, it learns"
+    )
+    experts: Path | None = Field(
+        default=None,
+        description="LOSSY: fewer experts per token on an MoE target, by the plan that `vllm-edsd experts` wrote here",
+    )
+    experts_mode: Literal["prefill", "all"] = Field(
+        default="prefill", description="which tokens use fewer experts: the prompts', or all"
     )
     record: Path | None = Field(default=None, description="file to which every step's figures are appended, as JSON lines")
 

@@ -19,13 +19,13 @@ def fingerprint(target: str | None, drafter: Path, dtype: str | None) -> dict[st
     here = machine()
     known: dict[str, str] = {}
     if target is not None:
-        known["target"] = _model(Path(target)) if Path(target).is_dir() else target
+        known["target"] = model_fingerprint(Path(target)) if Path(target).is_dir() else target
     if dtype == "auto" and target is not None:
         known["dtype"] = str(AutoConfig.from_pretrained(target).dtype).removeprefix("torch.")
     elif dtype is not None:
         known["dtype"] = dtype
     return known | {
-        "drafter": _model(drafter),
+        "drafter": model_fingerprint(drafter),
         "machine": f"{here['processor']}, {here['cores']} cores",
         "vllm": str(vllm_version()),
         "torch": torch.__version__,
@@ -33,7 +33,8 @@ def fingerprint(target: str | None, drafter: Path, dtype: str | None) -> dict[st
     }
 
 
-def _model(folder: Path) -> str:
+def model_fingerprint(folder: Path) -> str:
+    """Of a checkpoint's configuration and the sizes of its weights."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(f"{file.name} {file.stat().st_size}".encode())

@@ -16,9 +16,12 @@ from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.errors import UserError
 from vllm_edsd.serving import ADMIN_TOKEN, administration, costs, engine_arguments, from_environment, variable
+from vllm_edsd.serving import prepare as ready
 
 FLAG = "--edsd"
 RIVALS = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
+# The options that turn us on; all others say how.
+STARTERS = {"drafter", "experts"}
 Prepare = Callable[..., None]  # engine.serve.prepare
 Obstacle = Callable[[Mapping[str, Any]], str | None]
 
@@ -26,7 +29,7 @@ Obstacle = Callable[[Mapping[str, Any]], str | None]
 def asked_for(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether a command line or environment turns us on."""
     flagged = any(argument == FLAG or argument.startswith((f"{FLAG}=", f"{FLAG}.")) for argument in arguments)
-    return flagged or "drafter" in from_environment(environ)
+    return flagged or not STARTERS.isdisjoint(from_environment(environ))
 
 
 def extend(parser: argparse.ArgumentParser, prepare: Prepare, obstacle: Obstacle) -> None:
@@ -59,19 +62,19 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
     flagged = vars(namespace).pop("edsd", {})
     from_env = from_environment(environ)
     given = from_env | flagged
-    if not flagged and "drafter" not in given:
+    if not flagged and STARTERS.isdisjoint(given):
         return
 
     def spell(field: str) -> str:
         return variable(field) if field in from_env and field not in flagged else flag(field)
 
     rival = next((name for name in RIVALS if getattr(namespace, name, None) is not None), None)
-    if rival is not None:
+    if rival is not None and "drafter" in given:
         raise UserError(
             f"{spell('drafter')} and --{rival.replace('_', '-')} (value {getattr(namespace, rival)}) both configure "
             "speculative decoding; give one of them"
         )
-    if "drafter" not in given:
+    if STARTERS.isdisjoint(given):
         raise UserError(f"{spell(next(iter(flagged)))} needs a drafter; add {FLAG} DRAFTER or set {variable('drafter')}")
     config = validate(ServeConfig, given, FLAG, spell)
     name = getattr(namespace, "model_tag", None) or namespace.model
@@ -84,10 +87,7 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
         if argument in ("additional_config", "hf_overrides"):
             value = {**(getattr(namespace, argument, None) or {}), **value}
         setattr(namespace, argument, value)
-    if arguments["speculative_config"]["method"] == "custom_class":
-        prepare(None, model_free=True)
-    else:
-        prepare(target)
+    ready(prepare, config, target, arguments)
 
 
 def flag(field: str) -> str:

@@ -1,6 +1,7 @@
 """From our options to vLLM's own speculative configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from vllm_edsd.config import ServeConfig, validate
@@ -11,6 +12,7 @@ from vllm_edsd.engine.hooks import lending
 from vllm_edsd.errors import UserError
 
 ADAPTIVE = "evict"
+EXPERTS_WORKER = "vllm_edsd.engine.experts_worker.ExpertsCPUWorker"
 WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
 CUSTOM_CLASS = "vllm_edsd.engine.custom_proposer.CustomProposer"
 # The bundled drafters gain at 2 and not at 5 where the length is fixed (docs/results/first-light.md).
@@ -39,7 +41,7 @@ def costs(config: ServeConfig, target: str | None, dtype: str | None) -> list[fl
 
     Raises UserError for a profile that is damaged or was measured with something else; None for what is not known here.
     """
-    if config.profile is None:
+    if config.profile is None or config.drafter is None:
         return None
     if (config.policy or ADAPTIVE) != "evict":
         raise UserError(f"profile {config.profile} is for policy evict, and the policy is {config.policy!r}; leave one out")
@@ -55,9 +57,20 @@ def engine_arguments(
     """vLLM's own arguments: `speculative_config` and, where our worker is needed, `worker_cls` and `additional_config`.
 
     It is for a policy that adapts and for block verification; `obstacle` says why it cannot be used here, None where it can.
-    `coefficients` are a cost profile's. For a `target` whose vLLM class gives no hidden states, `hf_overrides` name ours.
+    `coefficients` are a cost profile's. Fewer experts (`config.experts`) go with any drafter or none. For a `target` whose
+    vLLM class gives no hidden states, `hf_overrides` name ours.
     Raises UserError for a drafter that is absent, damaged or not made for `target`, and for what the obstacle forbids.
     """
+    arguments = _speculation(config, target, obstacle, coefficients)
+    return arguments if config.experts is None else _with_experts(arguments, config, target, obstacle)
+
+
+def _speculation(
+    config: ServeConfig, target: TargetShape | None, obstacle: str | None, coefficients: list[float] | None
+) -> dict[str, Any]:
+    if config.drafter is None:
+        _check_alone(config)
+        return {}
     if model_free(config.drafter):
         return _model_free(config)
     folder = resolve(config.drafter)
@@ -107,7 +120,7 @@ def administration(token: str, arguments: Mapping[str, Any]) -> str:
             f"{ADMIN_TOKEN} has {len(token)} characters and needs {LEAST_TOKEN}; make one with `openssl rand -hex 32`, or "
             "unset it"
         )
-    if "worker_cls" not in arguments:
+    if "policy" not in arguments.get("additional_config", {}).get("edsd", {}):
         raise UserError(
             f"{ADMIN_TOKEN} is set, but drafters change while serving only under a policy that adapts, and the policy is "
             "fixed; choose one (--edsd.policy evict), or unset it"
@@ -115,15 +128,47 @@ def administration(token: str, arguments: Mapping[str, Any]) -> str:
     return ADMIN
 
 
+def _check_alone(config: ServeConfig) -> None:
+    """Raises UserError for an option that says how to draft where nothing drafts."""
+    alone = ServeConfig(experts=config.experts, experts_mode=config.experts_mode)
+    for field, value in config:
+        if value != getattr(alone, field):
+            raise UserError(f"{field} {str(value)!r} is for a drafter, and there is none; give one, or leave it out")
+
+
+def _with_experts(
+    arguments: dict[str, Any], config: ServeConfig, target: TargetShape | None, obstacle: str | None
+) -> dict[str, Any]:
+    from vllm_edsd.experts import plan as plans
+
+    folder = config.experts.absolute()  # type: ignore[union-attr]
+    plan = plans.read(folder)
+    if obstacle:
+        raise UserError(f"experts {config.experts} cannot be used: {obstacle}; leave it out")
+    if target is not None and Path(target.name).is_dir():
+        plans.check(plan, folder, Path(target.name))
+    settings = {
+        "plan": str(folder),
+        "mode": config.experts_mode,
+        "measured_for": plan.mode,
+        "fingerprint": plans.fingerprint(folder),
+        "share": plan.share,
+    }
+    edsd = {**arguments.get("additional_config", {}).get("edsd", {}), "experts": settings}
+    return {"worker_cls": EXPERTS_WORKER, **arguments, "additional_config": {"edsd": edsd}}
+
+
 def _model_free(config: ServeConfig) -> dict[str, Any]:
-    served = ServeConfig(drafter=config.drafter, num_tokens=config.num_tokens)
+    served = ServeConfig(
+        drafter=config.drafter, num_tokens=config.num_tokens, experts=config.experts, experts_mode=config.experts_mode
+    )
     for field, value in config:
         if value != getattr(served, field) and (field, value) != ("policy", "fixed"):
             raise UserError(
                 f"{field} {str(value)!r} cannot be used: it is for drafters with weights, and {config.drafter!r} is a "
                 "model-free proposer; leave it out"
             )
-    registry.load(config.drafter)  # what is wrong with it is told here, not in the engine's process
+    registry.load(str(config.drafter))  # what is wrong with it is told here, not in the engine's process
     return {
         "speculative_config": {
             "method": "custom_class",
@@ -134,7 +179,17 @@ def _model_free(config: ServeConfig) -> dict[str, Any]:
     }
 
 
-def options(drafter: str, target: str | None = None, **options: Any) -> dict[str, Any]:
+def prepare(
+    ready: Callable[..., None], config: ServeConfig, target: TargetShape | None, arguments: Mapping[str, Any]
+) -> None:
+    """Calls `ready`, of engine.serve, as what `engine_arguments` made of `config` needs it."""
+    free = config.drafter is not None and model_free(config.drafter)
+    reads_states = config.drafter is not None and not free
+    fewer = arguments.get("additional_config", {}).get("edsd", {}).get("experts")
+    ready(target if reads_states else None, model_free=free, experts=fewer)
+
+
+def options(drafter: str | None = None, target: str | None = None, **options: Any) -> dict[str, Any]:
     """Arguments for vLLM's own constructor: `LLM("target", **vllm_edsd.options("smollm2-edsd", num_tokens=5))`.
 
     With `target`, its path or hub id, the drafter is checked against it; Mixtral, OLMoE, Qwen2-MoE and GraniteMoE need it.
@@ -144,9 +199,10 @@ def options(drafter: str, target: str | None = None, **options: Any) -> dict[str
     from vllm_edsd.engine import serve
 
     config = validate(ServeConfig, {"drafter": drafter, **options}, "vllm_edsd.options")
+    if drafter is None and config.experts is None:
+        raise UserError("vllm_edsd.options() does nothing; give a drafter, or experts=PLAN, or both")
     obstacle = serve.policy_obstacle({})
     shape = None if target is None else read_target(target)
     arguments = engine_arguments(config, shape, obstacle, costs(config, target, None))
-    free = model_free(config.drafter)
-    serve.prepare(None if free else shape, free)
+    prepare(serve.prepare, config, shape, arguments)
     return arguments

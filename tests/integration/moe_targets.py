@@ -17,6 +17,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 import torch
 
 K = 3
+# Few tokens to choose from: some drafts of a random drafter are accepted.
+TOKENS = range(2, 8)
 WORDS = torch.Generator().manual_seed(5)
 PROMPTS = [torch.randint(2, 128, (length,), generator=WORDS).tolist() for length in (40, 3, 17, 90)]
 
@@ -52,7 +54,12 @@ def answers(target: str, options: dict) -> dict:
     speculates = "speculative_config" in options
     states = keep_states(runner.drafter) if speculates else {}
     params = SamplingParams(
-        temperature=0, max_tokens=24, ignore_eos=True, detokenize=False, logprobs=None if speculates else 5
+        temperature=0,
+        max_tokens=24,
+        ignore_eos=True,
+        detokenize=False,
+        allowed_token_ids=[*TOKENS],
+        logprobs=None if speculates else 5,
     )
     # The first alone: states are kept by position.
     said = llm.generate(TokensPrompt(prompt_token_ids=PROMPTS[0]), params, use_tqdm=False)
@@ -68,6 +75,7 @@ def answers(target: str, options: dict) -> dict:
         ],
         "states": first,
         "drafted": counts.get("vllm:spec_decode_num_draft_tokens", 0),
+        "accepted": counts.get("vllm:spec_decode_num_accepted_tokens", 0),
     }
 
 

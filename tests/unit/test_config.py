@@ -3,6 +3,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.errors import UserError
+from vllm_edsd.experts.recipe import CarveRecipe
 from vllm_edsd.policy.registry import names
 
 
@@ -63,8 +64,8 @@ def test_unknown_key_lists_the_known_ones_as_the_user_spells_them():
 
 
 def test_missing_key_is_named():
-    with pytest.raises(UserError, match="'drafter' is missing"):
-        validate(ServeConfig, {}, "here")
+    with pytest.raises(UserError, match="'target' is missing"):
+        validate(CarveRecipe, {"data": ["x"]}, "here")
 
 
 @pytest.mark.parametrize(

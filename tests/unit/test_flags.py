@@ -41,7 +41,7 @@ def parse(make_target):
             assert given["model_tag"] == str(target)
             return obstacle
 
-        flags.extend(serve, lambda target, model_free=False: prepared.append(target), find_obstacle)
+        flags.extend(serve, lambda target, model_free=False, experts=None: prepared.append(target), find_obstacle)
         return top.parse_args(["serve", str(target), *arguments]), prepared
 
     return run

@@ -8,6 +8,7 @@ from vllm_edsd.cli.bench import bench
 from vllm_edsd.cli.demo import demo
 from vllm_edsd.cli.doctor import doctor
 from vllm_edsd.cli.eval import evaluate
+from vllm_edsd.cli.experts import experts
 from vllm_edsd.cli.layers import layers
 from vllm_edsd.cli.profile import profile
 from vllm_edsd.cli.prompts import prompts
@@ -27,6 +28,7 @@ app = typer.Typer(
 for command in (target, prompts, regen, layers, train, trim, robustness, bench, profile, doctor, demo):
     app.command()(command)
 app.command("eval")(evaluate)
+app.add_typer(experts, name="experts")
 
 
 def main() -> None:

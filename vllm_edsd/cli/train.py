@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from vllm_edsd.cli.regen import restart_with_preloads
-from vllm_edsd.config import validate
+from vllm_edsd.config import Model, validate
 from vllm_edsd.errors import UserError
 from vllm_edsd.training.evaluation import Evaluation
 from vllm_edsd.training.recipe import Recipe
@@ -21,7 +21,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Directory to export the drafter to; its checkpoint is kept beside it.")],
 ) -> None:
     """Train a drafter and export a directory that vLLM loads; run again to resume from the last checkpoint."""
-    chosen = read_recipe(recipe)
+    chosen = read_recipe(recipe, Recipe)
     restart_with_preloads()
     from vllm_edsd.training.trainer import Progress, Trainer
 
@@ -58,8 +58,8 @@ def train(
     console.print(f"wrote {out}: {_line(final)}")
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Raises UserError for a missing or malformed file, an unknown key or a value out of range."""
+def read_recipe(path: Path, schema: type[Model]) -> Model:
+    """A recipe of kind `schema`. Raises UserError for a missing or malformed file or an unusable key."""
     if not path.is_file():
         raise UserError(f"recipe {path} does not exist; give a YAML file such as drafters/edsd/smollm2.yaml")
     try:
@@ -68,7 +68,7 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"recipe {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"recipe {path} holds a {type(data).__name__}, not keys and values; see drafters/edsd/smollm2.yaml")
-    return validate(Recipe, data, str(path))
+    return validate(schema, data, str(path))
 
 
 def _line(evaluation: Evaluation) -> str:

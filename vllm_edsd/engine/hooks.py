@@ -130,6 +130,31 @@ ADAPT = (
         ),
     ),
 )
+MOE = "vllm.model_executor.layers.fused_moe"
+# Checked once fewer experts are asked for.
+EXPERTS = (
+    Hook(
+        f"{MOE}.routed_experts",
+        "RoutedExperts.forward_modular",
+        ("self", "x", "topk_weights", "topk_ids", "shared_experts", "shared_experts_input"),
+    ),
+    Hook(
+        f"{MOE}.runner.moe_runner",
+        "MoERunner.forward",
+        ("self", "hidden_states", "router_logits", "input_ids", "shared_experts_input"),
+    ),
+    Hook(f"{MOE}.runner.moe_runner", "MoERunner._select_forward", ("self",)),
+    Hook(
+        RUNNER,
+        "GPUModelRunner._model_forward",
+        ("self", "input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
+    ),
+    Hook(
+        "vllm.v1.core.kv_cache_utils",
+        "_gen_prompt_embeds_extra_hash_keys",
+        ("request", "start_token_idx", "end_token_idx"),
+    ),
+)
 RAY_EXECUTOR = "vllm.v1.executor.ray_executor_v2"
 MULTIPROC_EXECUTOR = "vllm.v1.executor.multiproc_executor"
 QUEUE = "vllm.distributed.device_communicators.shm_broadcast"
@@ -206,10 +231,12 @@ def install() -> None:
     from vllm.model_executor.models import ModelRegistry
 
     if os.environ.get(ACTIVE):
-        from vllm_edsd.engine import cpu_sampling, observer, serve
+        from vllm_edsd.engine import cache_salt, cpu_sampling, observer, serve
 
         if serve.is_cpu():
             cpu_sampling.install()
+        if os.environ.get(cache_salt.SALT):
+            cache_salt.install()
         if os.environ.get(DIRECTORY) and problem(OBSERVE) is None:
             observer.install()
     targets = {f"{OURS}{name}": f"{OUR_TARGETS}:{OURS}{name}" for name in TARGET_MODELS}

@@ -81,6 +81,9 @@ def _watch(scheduler: Any) -> None:
         speculative = vllm_config.speculative_config
         options = (vllm_config.additional_config or {}).get("edsd", {})
         tally = start(vllm_config, "engine")
+        self.edsd_acceptance = None
+        if speculative is None:  # fewer experts alone
+            return
         tally.put(
             "edsd:policy_info",
             1.0,
@@ -102,7 +105,7 @@ def _watch(scheduler: Any) -> None:
     ) -> Any:
         # A grammar's invalid tokens were never the drafter's; a preempted request's step may have none left.
         drafted = num_draft_tokens - (num_invalid_spec_tokens or {}).get(request_id, 0)
-        if drafted:
+        if drafted and self.edsd_acceptance:
             self.edsd_acceptance.verified(request_id, drafted, num_accepted_tokens)
         return make_stats(
             self, spec_decoding_stats, num_draft_tokens, num_accepted_tokens, num_invalid_spec_tokens, request_id
@@ -110,7 +113,8 @@ def _watch(scheduler: Any) -> None:
 
     @functools.wraps(free)
     def _free_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        self.edsd_acceptance.finished(request.request_id)
+        if self.edsd_acceptance:
+            self.edsd_acceptance.finished(request.request_id)
         return free(self, request, *args, **kwargs)
 
     begin.edsd = True  # type: ignore[attr-defined]

@@ -7,18 +7,19 @@ from typing import Any
 
 from vllm_edsd import compat
 from vllm_edsd.drafters.target import TargetShape
-from vllm_edsd.engine import cpu, cpu_sampling, hooks, observer
+from vllm_edsd.engine import cache_salt, cpu, cpu_sampling, hooks, observer
 from vllm_edsd.errors import UserError
 
 RAY_EXECUTOR = "vllm_edsd.engine.ray_executor.RayCPUExecutor"
 
 
-def prepare(target: TargetShape | None, model_free: bool = False) -> None:
+def prepare(target: TargetShape | None, model_free: bool = False, experts: Mapping[str, Any] | None = None) -> None:
     """Refuses a vLLM or a target that cannot do it (UserError); on the CPU backend, readies the engine.
 
-    `target` is None where it cannot be read or need not fit; `model_free` says that a proposer drafts, not a draft model.
+    `target` is None where it cannot be read or need not fit; `model_free` says that a proposer drafts, not a draft model;
+    `experts` is what `engine_arguments` says of fewer experts.
     """
-    places = (*hooks.SERVE, *hooks.CUSTOM) if model_free else hooks.SERVE
+    places = (*hooks.SERVE, *(hooks.CUSTOM if model_free else ()), *(hooks.EXPERTS if experts else ()))
     problem = compat.version_problem(compat.vllm_version()) or hooks.problem(places)
     if problem is not None:
         raise UserError(problem)
@@ -27,14 +28,18 @@ def prepare(target: TargetShape | None, model_free: bool = False) -> None:
     if target is not None:
         check_aux_hidden_states(target)
     os.environ[hooks.ACTIVE] = "1"
+    os.environ.pop(cache_salt.SALT, None)
+    if experts:
+        os.environ[cache_salt.SALT] = f"{experts['mode']} {experts['fingerprint']}"
+        cache_salt.install()
     if is_cpu():
         os.environ.update(cpu.cpu_environment(os.environ))
         cpu_sampling.install()
 
 
-def prepare_server(target: TargetShape | None, model_free: bool = False) -> None:
+def prepare_server(target: TargetShape | None, model_free: bool = False, experts: Mapping[str, Any] | None = None) -> None:
     """As `prepare`, for a process that answers /metrics too: there ours are exported beside vLLM's."""
-    prepare(target, model_free)
+    prepare(target, model_free, experts)
     changed = hooks.problem(hooks.OBSERVE)
     if changed is not None:
         logging.getLogger("vllm.edsd").warning("no edsd: metrics are exported: %s", changed)
@@ -44,22 +49,22 @@ def prepare_server(target: TargetShape | None, model_free: bool = False) -> None
 
 
 def policy_obstacle(arguments: Mapping[str, Any]) -> str | None:
-    """Why the draft length cannot adapt with these vLLM arguments; None where it can.
+    """Why our worker, for drafts of changing length and for fewer experts, cannot be used here; None where it can.
 
     Raises UserError where they ask for our Ray executor and it cannot run.
     """
     if arguments.get("distributed_executor_backend") == RAY_EXECUTOR:
         check_ray()
     if not is_cpu():
-        return f"vLLM's backend here is {backend()}, and drafts of changing length are built for the CPU backend only"
+        return f"vLLM's backend here is {backend()}, and both are built for the CPU backend only"
     name, reason = runner()
     if name != "V1":
-        return f"vLLM's model runner here is {name} ({reason}), and drafts of changing length need V1"
+        return f"vLLM's model runner here is {name} ({reason}), and both need V1"
     for size in ("pipeline_parallel_size", "prefill_context_parallel_size", "decode_context_parallel_size"):
         if (arguments.get(size) or 1) > 1:
-            return f"{size} is {arguments[size]}, and a policy works with tensor parallelism only"
+            return f"{size} is {arguments[size]}, and tensor parallelism is the only kind that works here"
     if arguments.get("worker_cls", "auto") != "auto":
-        return f"--worker-cls is {arguments['worker_cls']}, and a policy brings its own worker class"
+        return f"--worker-cls is {arguments['worker_cls']}, and our own is needed"
     return hooks.problem(hooks.ADAPT)
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vllm.v1.worker.cpu_worker import CPUWorker
 
-from vllm_edsd.engine import cpu_generators, observer
+from vllm_edsd.engine import cpu_generators
 from vllm_edsd.engine.agreement import agreed
+from vllm_edsd.engine.experts_worker import ExpertsCPUWorker
 from vllm_edsd.engine.proposer import AdaptiveProposer
 from vllm_edsd.engine.verification import BlockVerifier
 from vllm_edsd.errors import UserError
@@ -17,7 +17,7 @@ from vllm_edsd.policy.cost import CostModel
 from vllm_edsd.policy.record import Recorder
 
 
-class AdaptiveCPUWorker(CPUWorker):
+class AdaptiveCPUWorker(ExpertsCPUWorker):
     """Given as `--worker-cls`; its options are `additional_config["edsd"]`."""
 
     def init_device(self) -> None:
@@ -31,7 +31,7 @@ class AdaptiveCPUWorker(CPUWorker):
                 f"policy {options['policy']!r} works with tensor parallelism only, and {parallel.world_size} ranks share "
                 "the model in other ways too; give policy='fixed'"
             )
-        tally = observer.start(config, "worker")
+        tally = self.tally
 
         def make_policy() -> Watch:
             cost = CostModel(np.array(options["coefficients"])) if options["coefficients"] else None

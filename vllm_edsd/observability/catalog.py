@@ -1,14 +1,14 @@
 """Every metric that a server with `--edsd` exports beside vLLM's own: name, kind, unit, place, labels and meaning.
 
 All carry `model_name` and `engine`, as vLLM's do. The engine core exports what stands under ENGINE, with any model runner;
-our worker what stands under WORKER, and only a policy that adapts brings that worker.
+our worker what stands under WORKER, which a policy that adapts brings, or under EXPERTS, which fewer experts bring.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 COMMON = ("model_name", "engine")
-ENGINE, WORKER, BOTH = "engine", "worker", "engine, worker"
+ENGINE, WORKER, BOTH, EXPERTS = "engine", "worker", "engine, worker", "worker, with --edsd.experts"
 # Why a draft was not made, or not as usual.
 GUARD, POLICY, NONFINITE, STRUCTURED = REASONS = ("guard", "policy", "nonfinite", "structured")
 # What became of a drafter that was loaded into a running server.
@@ -105,6 +105,23 @@ METRICS = (
     ),
     _counter(
         "drafter_reloads", "reloads", WORKER, "drafters loaded into the running server, by what became of them", "outcome"
+    ),
+    _gauge(
+        *("lossy_experts_info", "1", EXPERTS),
+        "always 1; the target uses fewer experts per token than it was trained with, and its text differs for it",
+        *("plan", "mode", "version"),
+    ),
+    _counter("moe_tokens", "tokens", EXPERTS, "tokens that an MoE layer computed", "layer"),
+    _counter("moe_steps", "steps", EXPERTS, "steps of an MoE layer", "layer"),
+    _counter(
+        *("activated_experts", "experts", EXPERTS),
+        "experts that the tokens were sent to, summed over them: what the whole target would use (model) and did (served)",
+        *("layer", "routing"),
+    ),
+    _counter(
+        *("distinct_experts", "experts", EXPERTS),
+        "different experts in a step, whose weights it reads, summed over the steps",
+        *("layer", "routing"),
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -1,0 +1,62 @@
+"""Multiple choice from questions with reference answers: the right answer among those to other questions of the set."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from vllm_edsd.errors import UserError
+from vllm_edsd.experts.texts import LONGEST, Text
+from vllm_edsd.json_lines import read_lines
+
+
+class Asked(BaseModel):
+    """A line of a prompt file with a reference answer."""
+
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+
+    id: str
+    turns: list[str] = Field(min_length=1)
+    reference: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """`answers` are the conversations with each possible answer, `right` the place of the reference."""
+
+    group: str
+    answers: list[Text]
+    right: int
+
+
+def read_questions(
+    file: Path, encode: Callable[[str], list[int]], answer: Callable[[str], list[int]], count: int, options: int, seed: int
+) -> list[Question]:
+    """`count` questions of `file`, each with `options` answers.
+
+    `encode` gives the tokens of a user's turn up to where the answer starts, `answer` those of an answer. Raises UserError
+    where the file has too few questions with references.
+    """
+    asked = [
+        line for line in read_lines(file, Asked, "question file", "`id`, `turns` and `reference`", "") if line.reference
+    ]
+    if len(asked) < max(count, options):
+        raise UserError(f"{file} has {len(asked)} questions with a `reference`, and {max(count, options)} are needed")
+    chooser = random.Random(seed)
+    group = file.name.partition(".")[0]
+    questions = []
+    for line in chooser.sample(asked, count):
+        others = chooser.sample([other for other in asked if other.reference != line.reference], options - 1)
+        right = chooser.randrange(options)
+        given = [other.reference for other in others]
+        given.insert(right, line.reference)
+        prompt = encode(line.turns[0])
+        questions.append(Question(group, [_text(prompt, answer(str(text))) for text in given], right))
+    return questions
+
+
+def _text(prompt: Sequence[int], answer: Sequence[int]) -> Text:
+    return Text(torch.tensor([[*prompt, *answer][:LONGEST]]), len(prompt))

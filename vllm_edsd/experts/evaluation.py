@@ -1,0 +1,115 @@
+"""What a reduction costs: the arms side by side on held-out text and on multiple choice."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vllm_edsd.experts.choices import Question
+from vllm_edsd.experts.hook import Hook
+from vllm_edsd.experts.plan import Mode
+from vllm_edsd.experts.reduction import add_output, reduced
+from vllm_edsd.experts.replay import predictions, record
+from vllm_edsd.experts.routed import RoutedLayer, routed_layers
+from vllm_edsd.experts.texts import Text
+
+RESAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A setting of the model: experts per token by layer, and a repair of one of two kinds."""
+
+    name: str
+    counts: Mapping[int, int]
+    hook: tuple[int, Hook] | None = None
+    fits: Mapping[int, torch.Tensor] | None = None
+
+    @contextlib.contextmanager
+    def on(self, layers: Sequence[RoutedLayer], rows: torch.Tensor) -> Iterator[None]:
+        """Within it the model computes as this arm where `rows`."""
+        handles = add_output(layers, self.fits, rows) if self.fits else []
+        with reduced(layers, self.counts, rows, dict([self.hook]) if self.hook else None):
+            yield
+        for handle in handles:
+            handle.remove()
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Per arm: `perplexity` with a 95% bootstrap interval over texts, `divergence` from the whole model in nats per token,
+    `agreement`, the share of positions with its likeliest token, and `accuracy` of multiple choice by set of questions."""
+
+    arm: str
+    experts_per_token: float
+    perplexity: float
+    low: float
+    high: float
+    divergence: float
+    agreement: float
+    accuracy: dict[str, float]
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Any,
+    arms: Sequence[Arm],
+    texts: Sequence[Text],
+    questions: Sequence[Question],
+    mode: Mode,
+    report: Callable[[], None] = lambda: None,
+) -> list[Score]:
+    """Scores of `arms`, all on the same `texts` and `questions`; `report()` after each text and question of each arm."""
+    layers = routed_layers(model)
+    losses: dict[str, list[np.ndarray]] = {arm.name: [] for arm in arms}
+    divergences, agreements = dict.fromkeys(losses, 0.0), dict.fromkeys(losses, 0)
+    for text in texts:
+        full = predictions(model, record(model, text.tokens).inputs[-1], text.scored)
+        for arm in arms:
+            with arm.on(layers, text.rows(mode)):
+                found = predictions(model, record(model, text.tokens).inputs[-1], text.scored)
+            losses[arm.name].append(-found.gather(1, text.wanted[:, None])[:, 0].double().numpy())
+            divergences[arm.name] += float(nn.functional.kl_div(found, full, reduction="sum", log_target=True))
+            agreements[arm.name] += int((found.argmax(-1) == full.argmax(-1)).sum())
+            report()
+    right: dict[str, dict[str, list[bool]]] = {arm.name: {} for arm in arms}
+    for question in questions:
+        for arm in arms:
+            answers = right[arm.name].setdefault(question.group, [])
+            answers.append(_chosen(model, layers, arm, question, mode) == question.right)
+            report()
+    positions = sum(len(text.wanted) for text in texts)
+    return [
+        Score(
+            arm.name,
+            sum(arm.counts.values()) / len(arm.counts),
+            *_perplexity(losses[arm.name]),
+            divergences[arm.name] / positions,
+            agreements[arm.name] / positions,
+            {group: float(np.mean(answers)) for group, answers in right[arm.name].items()},
+        )
+        for arm in arms
+    ]
+
+
+def _chosen(model: Any, layers: Sequence[RoutedLayer], arm: Arm, question: Question, mode: Mode) -> int:
+    """The place of the answer with the highest mean log-likelihood per token."""
+    scores = []
+    for text in question.answers:
+        with arm.on(layers, text.rows(mode)):
+            found = predictions(model, record(model, text.tokens).inputs[-1], text.scored)
+        scores.append(float(found.gather(1, text.wanted[:, None]).mean()))
+    return int(np.argmax(scores))
+
+
+def _perplexity(losses: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Mean over all tokens and a 95% interval, texts resampled."""
+    sums, counts = np.array([loss.sum() for loss in losses]), np.array([len(loss) for loss in losses])
+    draws = np.random.default_rng(0).integers(len(losses), size=(RESAMPLES, len(losses)))
+    resampled = sums[draws].sum(1) / counts[draws].sum(1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(np.exp(sums.sum() / counts.sum())), float(np.exp(low)), float(np.exp(high))

@@ -1,0 +1,127 @@
+"""What is served: how many experts each MoE layer may use, and the repair module that goes with it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vllm_edsd.config import validate
+from vllm_edsd.errors import UserError
+from vllm_edsd.experts.hook import Hook
+from vllm_edsd.files import atomic
+
+PLAN = "plan.json"
+HOOK = "hook.safetensors"
+Mode = Literal["prefill", "all"]
+
+
+class HookPlace(BaseModel):
+    """Where the repair module stands."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: int = Field(ge=0)
+    rank: int = Field(ge=1)
+
+
+class Plan(BaseModel):
+    """A directory with `plan.json` and, where a hook was trained, `hook.safetensors`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="fingerprint of the target: its configuration and the sizes of its weights")
+    mode: Mode = Field(description="what it was measured for: the prompts' tokens, or all")
+    num_hidden_layers: int = Field(ge=1)
+    top_k: int = Field(ge=1, description="experts per token of the whole model")
+    experts: dict[int, int] = Field(min_length=1, description="experts per token by layer")
+    hook: HookPlace | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Plan":
+        for layer, count in self.experts.items():
+            if not 1 <= count <= self.top_k:
+                raise ValueError(f"layer {layer} has {count} experts; possible are 1 to {self.top_k}")
+            if layer >= self.num_hidden_layers:
+                raise ValueError(f"layer {layer} is not one of {self.num_hidden_layers}")
+        if self.hook and self.hook.layer not in self.experts:
+            raise ValueError(f"the hook's layer {self.hook.layer} is no MoE layer of the plan")
+        return self
+
+    @property
+    def share(self) -> float:
+        """Experts per token of the plan over those of the whole model, 0..1."""
+        return sum(self.experts.values()) / (self.top_k * len(self.experts))
+
+
+def read(folder: Path) -> Plan:
+    """Raises UserError for a directory that is no plan, or holds one that is damaged."""
+    file = Path(folder) / PLAN
+    if not file.is_file():
+        raise UserError(f"{folder} is no plan: it has no {PLAN}; make one with: vllm-edsd experts plan")
+    try:
+        data = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not valid JSON ({error}); make it again with: vllm-edsd experts plan") from None
+    plan = validate(Plan, data, str(file))
+    if plan.hook and not (Path(folder) / HOOK).is_file():
+        raise UserError(f"{folder} names a hook at layer {plan.hook.layer} and has no {HOOK}; train it again")
+    return plan
+
+
+def read_hook(folder: Path, place: HookPlace, hidden: int) -> Hook:
+    """The plan's hook for states of width `hidden`. Raises UserError where the file is damaged or of another shape."""
+    hook = Hook(hidden, place.rank)
+    try:
+        with safe_open(Path(folder) / HOOK, "pt") as file:
+            hook.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"{Path(folder) / HOOK} is damaged or not for {hidden} dimensions at rank {place.rank} ({error}); train it again"
+        ) from None
+    return hook
+
+
+def write(plan: Plan, hook: Hook | None, folder: Path) -> None:
+    """Writes the plan's directory, whole or not at all."""
+    with atomic(folder) as partial:
+        partial.mkdir()
+        (partial / PLAN).write_text(plan.model_dump_json(indent=2) + "\n")
+        if hook is not None:
+            tensors = {name: tensor.detach().contiguous() for name, tensor in hook.state_dict().items()}
+            save_file(tensors, partial / HOOK, metadata={"format": "pt"})
+
+
+def fingerprint(folder: Path) -> str:
+    """Of a plan and its hook: what tells two settings of the same model apart."""
+    digest = hashlib.sha256()
+    plan = read(folder)
+    digest.update(plan.model_dump_json(exclude={"provenance"}).encode())
+    if plan.hook:
+        digest.update((Path(folder) / HOOK).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def check(plan: Plan, folder: Path, target: Path) -> None:
+    """Raises UserError where the plan was made for another model, layer count or number of experts per token."""
+    from transformers import AutoConfig
+
+    from vllm_edsd.fingerprint import model_fingerprint
+
+    config = AutoConfig.from_pretrained(target)
+    for name, found in (("num_hidden_layers", config.num_hidden_layers), ("top_k", top_k(config))):
+        if getattr(plan, name) != found:
+            raise UserError(
+                f"plan {folder} is for a model with {name} {getattr(plan, name)}, and {target} has {found}; plan anew"
+            )
+    if plan.model != model_fingerprint(target):
+        raise UserError(f"plan {folder} was made for another model than {target}; plan anew with: vllm-edsd experts profile")
+
+
+def top_k(config: Any) -> int | None:
+    """Experts per token of a transformers configuration; None where it is no MoE's."""
+    return getattr(config, "num_experts_per_tok", None)

@@ -1,0 +1,67 @@
+"""Fewer experts per token in a transformers model: the reference of what the served reduction computes."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from vllm_edsd.experts.routed import RoutedLayer
+
+
+def strongest(weights: torch.Tensor, k: int, renormalises: bool) -> torch.Tensor:
+    """`weights` [tokens, K] with zeros in place of all but each row's `k` largest; with `renormalises`, of the same sum."""
+    kept = torch.zeros_like(weights)
+    top = weights.topk(k, dim=-1)
+    values = top.values
+    if renormalises:
+        values = values * (weights.sum(-1, keepdim=True) / values.sum(-1, keepdim=True))
+    return kept.scatter(-1, top.indices, values)
+
+
+@contextlib.contextmanager
+def reduced(
+    layers: Sequence[RoutedLayer],
+    k: Mapping[int, int],
+    rows: torch.Tensor,
+    hooks: Mapping[int, nn.Module] | None = None,
+) -> Iterator[None]:
+    """Within it, layer i routes to `k[i]` experts where `rows` bool [B, T] is true; layers without an entry are left alone.
+
+    `hooks` are applied to the same rows, by layer: modules called with (x, rows).
+    """
+    handles = []
+    flat = rows.flatten()[:, None]
+    for routed in layers:
+        fewer = k.get(routed.index, routed.top_k)
+        if fewer < routed.top_k:
+
+            def change(
+                weights: torch.Tensor, _: torch.Tensor, fewer: int = fewer, routed: RoutedLayer = routed
+            ) -> torch.Tensor:
+                return torch.where(flat, strongest(weights, fewer, routed.renormalises), weights)
+
+            handles.append(routed.on_routing(change))
+        hook = (hooks or {}).get(routed.index)
+        if hook is not None:
+            handles.append(
+                routed.block.register_forward_pre_hook(
+                    lambda _, args, hook=hook: (hook(args[0], rows.to(args[0].dtype)), *args[1:])
+                )
+            )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def add_output(layers: Sequence[RoutedLayer], fits: Mapping[int, torch.Tensor], rows: torch.Tensor) -> list:
+    """Handles that add x W, W [d, d] by layer, to the MoE blocks' outputs where `rows`: the ridge baseline."""
+    return [
+        routed.block.register_forward_hook(
+            lambda _, args, output, fit=fits[routed.index]: output + rows[..., None] * (args[0] @ fit.to(args[0].dtype))
+        )
+        for routed in layers
+        if routed.index in fits
+    ]
