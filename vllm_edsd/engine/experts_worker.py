@@ -20,6 +20,7 @@ class ExpertsCPUWorker(CPUWorker):
     """Given as `--worker-cls`; its options are `additional_config["edsd"]["experts"]`, which may be absent."""
 
     tally: Tally
+    rows: experts.Rows
     usage: Usage
 
     def init_device(self) -> None:
@@ -45,7 +46,7 @@ class ExpertsCPUWorker(CPUWorker):
                 rows.set(None)
 
         runner._model_forward = model_forward
-        self.usage = usage
+        self.rows, self.usage = rows, usage
         self.tally.watch("experts", lambda: show(self.tally, usage))
         plan, mode = settings["plan"], settings["mode"]
         self.tally.put("edsd:lossy_experts_info", 1.0, Path(plan).name, mode, settings["fingerprint"])

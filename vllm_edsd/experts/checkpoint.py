@@ -5,11 +5,15 @@ each of E experts gets about 1/E and its down-projection is E times the dense on
 sigmoid(0) = 1/2, so its down-projection is twice the dense one.
 """
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vllm_edsd.experts.delta import Delta
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
 def assemble(dense: Any, delta: Delta) -> Any:
@@ -67,3 +71,10 @@ def _fill(block, mlp, delta: Delta, layer: int) -> None:
     routed = [matrix[shared:].unflatten(0, (experts, -1)) for matrix in (gate, up)]
     block.experts.gate_up_proj.copy_(torch.cat(routed, dim=1))
     block.experts.down_proj.copy_(experts * down[:, shared:].unflatten(1, (experts, -1)).transpose(0, 1))
+
+
+def copy_tokenizer(dense: Path, out: Path) -> None:
+    """The dense target's tokenizer and chat template are the MoE's too."""
+    for name in TOKENIZER:
+        if (dense / name).is_file():
+            shutil.copy(dense / name, out / name)

@@ -1,6 +1,6 @@
 """A dense target carved, distilled and written as an MoE checkpoint."""
 
-import shutil
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from vllm_edsd.errors import UserError
 from vllm_edsd.experts import delta as deltas
 from vllm_edsd.experts.carve import carve
-from vllm_edsd.experts.checkpoint import assemble
+from vllm_edsd.experts.checkpoint import assemble, copy_tokenizer
 from vllm_edsd.experts.distil import Progress, distil
 from vllm_edsd.experts.quality import likelihood
 from vllm_edsd.experts.recipe import CarveRecipe
@@ -19,8 +19,6 @@ from vllm_edsd.experts.student import student
 from vllm_edsd.files import atomic
 from vllm_edsd.training.export import environment
 from vllm_edsd.training.samples import fingerprint
-
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
 def make(recipe: CarveRecipe, out: Path, say: Callable[[str], None], shown: Callable[[Progress], None]) -> None:
@@ -67,13 +65,9 @@ def make(recipe: CarveRecipe, out: Path, say: Callable[[str], None], shown: Call
 
 def write(moe: Any, delta: deltas.Delta, dense: Path, out: Path, provenance: dict[str, Any]) -> None:
     """A checkpoint with the dense target's tokenizer, whole or not at all."""
-    import json
-
     with atomic(out) as partial:
         moe.save_pretrained(partial)
-        for name in TOKENIZER:
-            if (dense / name).is_file():
-                shutil.copy(dense / name, partial / name)
+        copy_tokenizer(dense, partial)
         deltas.write(delta, partial / deltas.FILE)
         (partial / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
 

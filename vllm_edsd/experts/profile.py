@@ -39,6 +39,9 @@ class ExpertsProfile(BaseModel):
     texts: int
     answer_tokens: int
     layers: list[LayerProfile]
+    experts_share_of_prefill: float | None = Field(
+        description="the routed experts' share of the time in which vLLM reads these texts; on a CPU only"
+    )
     provenance: dict
 
 

@@ -27,6 +27,8 @@ def profile(
     from vllm_edsd.bench.report import check_place, write
     from vllm_edsd.cli.experts.common import bar, load
     from vllm_edsd.cli.regen import restart_with_preloads
+    from vllm_edsd.engine.experts_share import experts_share
+    from vllm_edsd.engine.serve import is_cpu
     from vllm_edsd.experts.plot import draw
     from vllm_edsd.experts.profile import ExpertsProfile, measure
     from vllm_edsd.experts.routed import routed_layers
@@ -44,6 +46,8 @@ def profile(
     with bar(console) as progress:
         task = progress.add_task("layers of texts", total=len(chosen) * len(layers), note="")
         found = measure(model, chosen, mode.value, lambda: progress.advance(task))
+    console.print("timing the experts' share of a prefill")
+    share = experts_share(target, "bfloat16", [text.tokens[0].tolist() for text in chosen]) if is_cpu() else None
     result = ExpertsProfile(
         model=model_fingerprint(target),
         mode=mode.value,
@@ -53,8 +57,13 @@ def profile(
         texts=len(chosen),
         answer_tokens=sum(len(text.wanted) for text in chosen),
         layers=found,
+        experts_share_of_prefill=share,
         provenance={**environment(), "data": f"sha256:{fingerprint(data)}", "seed": seed},
     )
     write(result.model_dump(), out)
     draw(result, out.with_suffix(".png"))
+    if share is not None:
+        console.print(
+            f"routed experts take {share:.0%} of a prefill: half as many make it {1 / (1 - share / 2):.2f} times as fast"
+        )
     console.print(f"wrote {out} and {out.with_suffix('.png')}")
