@@ -12,6 +12,7 @@ from vllm_edsd.engine.cpu import restart
 from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt, distinct, read_prompts
 from vllm_edsd.targets import require_target
+from vllm_edsd.training.belonging import fingerprint
 from vllm_edsd.training.regen import RegenOptions, regenerate
 
 
@@ -41,7 +42,8 @@ def regen(
     from vllm_edsd.engine.offline import OfflineTarget
 
     engine = OfflineTarget(target, dtype, max_prompt_tokens + max_tokens, max_tokens, seed + mine - 1)
-    options = RegenOptions(target.name, tuple(temperature), max_tokens, max_prompt_tokens, shard_size, seed)
+    marks = fingerprint(target)
+    options = RegenOptions(target.name, tuple(temperature), max_tokens, max_prompt_tokens, shard_size, seed, marks)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -17,10 +17,11 @@ POOL = 1024  # samples sorted by length at a time, so that rows of a batch are o
 
 @dataclasses.dataclass(frozen=True)
 class Indexed:
-    """A sample and where its features are."""
+    """A sample, its shard and place in it, and where its features begin."""
 
     sample: Sample
     shard: int
+    place: int
     begin: int
 
     @property
@@ -63,9 +64,9 @@ def index(samples: Sequence[Sample], per_shard: Sequence[int]) -> list[Indexed]:
     found, rest = [], iter(samples)
     for shard, count in enumerate(per_shard):
         begin = 0
-        for _ in range(count):
+        for place in range(count):
             sample = next(rest)
-            found.append(Indexed(sample, shard, begin))
+            found.append(Indexed(sample, shard, place, begin))
             begin += len(sample.tokens)
     return found
 

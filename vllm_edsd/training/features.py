@@ -5,6 +5,7 @@ each captured layer), `final` bf16 [N, H] (normed last state: the head's input) 
 next token; -1 within prompts, where nothing is trained). The head itself is in the target.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
+from vllm_edsd.training.belonging import fingerprint
 from vllm_edsd.training.samples import shards
 
 CHUNK_TOKENS = 4096
@@ -56,21 +58,23 @@ def collect(
 ) -> Features:
     """Runs the target over every shard that has no features yet; `report(positions)` after each batch of them.
 
-    Raises UserError if the folder was made with other layers or another target.
+    Raises UserError if the folder was made with other layers, another target or other data.
     """
     paths = shards(data)
     identity = {"layers": list(layers), "target": Path(target_path).name, "data": Path(data).name}
+    marks = fingerprint(target_path)
     model = None
     for index, path in enumerate(paths):
         out = Path(folder) / f"features-{index:05d}.safetensors"
+        made = identity | {"fingerprint": marks, "shard": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
         if out.exists():
-            _same(out, identity)
+            _same(out, made)
             continue
         model = model or _Target(target_path, layers, device)
         with safe_open(path, "pt") as file:
             tokens, starts, answers = (file.get_tensor(name) for name in ("tokens", "starts", "answers"))
         with atomic(out) as partial:
-            save_file(model.features(tokens, starts, answers, report), partial, metadata={"edsd": json.dumps(identity)})
+            save_file(model.features(tokens, starts, answers, report), partial, metadata={"edsd": json.dumps(made)})
     return Features(Path(folder), len(paths))
 
 
@@ -78,7 +82,7 @@ def _same(path: Path, identity: dict) -> None:
     with safe_open(path, "pt") as file:
         made = json.loads(file.metadata()["edsd"])
     for key, value in identity.items():
-        if made.get(key) != value:
+        if made.get(key, value) != value:  # files from before a key was recorded lack it
             raise UserError(
                 f"{path.parent} has features of {key} {made.get(key)!r}, now {value!r}; give another `features` folder"
             )

@@ -14,7 +14,7 @@ import torch
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt
-from vllm_edsd.training.samples import Sample, metadata, write_shard
+from vllm_edsd.training.samples import Sample, made_with, write_shard
 
 # (prompt token lists, temperatures) -> answer token lists, the end-of-turn token included where the target wrote it
 Generate = Callable[[list[list[int]], list[float]], list[list[int]]]
@@ -24,7 +24,7 @@ Render = Callable[[list[dict[str, str]]], list[int]]
 
 @dataclasses.dataclass(frozen=True)
 class RegenOptions:
-    """What the samples depend on; a resumed run must have the same."""
+    """What the samples depend on; a resumed run must have the same. `fingerprint` is of the target and its tokenizer."""
 
     target: str
     temperatures: tuple[float, ...]
@@ -32,6 +32,7 @@ class RegenOptions:
     max_prompt_tokens: int
     shard_size: int
     seed: int
+    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def regenerate(
@@ -105,8 +106,9 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 def _finished(path: Path, identity: dict) -> tuple[int, int]:
     from safetensors import safe_open
 
-    made = metadata(path.parent)
-    different = [key for key, value in identity.items() if made.get(key) != value]
+    made = made_with(path)
+    # Shards from before a key was recorded lack it.
+    different = [key for key, value in identity.items() if made.get(key, value) != value]
     if different:
         raise UserError(
             f"{path.parent} holds samples made with another {different[0]} ({made.get(different[0])!r}, now "

@@ -2,7 +2,7 @@
 
 A shard holds `tokens` int32 [N], `starts` int64 [S+1] (sample s is tokens[starts[s]:starts[s+1]]), `answers` int64 [S]
 (length of the prompt, that is where the answer begins within its sample) and `temperatures` float32 [S]. Its metadata
-names the target, the prompts and the sampling.
+names the target, its fingerprint, the prompts and the sampling.
 """
 
 import dataclasses
@@ -52,18 +52,22 @@ def shards(folder: Path) -> list[Path]:
 
 def read_samples(folder: Path) -> list[Sample]:
     """All samples of a data folder. Raises UserError for an empty folder or a damaged shard, naming it."""
-    samples = []
-    for path in shards(folder):
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            starts, answers = tensors["starts"].tolist(), tensors["answers"].tolist()
-            temperatures = tensors["temperatures"].tolist()
-        except (SafetensorError, KeyError) as error:
-            raise UserError(f"data shard {path} is damaged ({error}); delete it and run regen again") from error
-        for begin, end, answer, temperature in zip(starts, starts[1:], answers, temperatures, strict=False):
-            samples.append(Sample(tensors["tokens"][begin:end], answer, temperature))
-    return samples
+    return [sample for path in shards(folder) for sample in read_shard(path)]
+
+
+def read_shard(path: Path) -> list[Sample]:
+    """The samples of one shard. Raises UserError when it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        starts, answers = tensors["starts"].tolist(), tensors["answers"].tolist()
+        temperatures = tensors["temperatures"].tolist()
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"data shard {path} is damaged ({error}); delete it and run regen again") from error
+    return [
+        Sample(tensors["tokens"][begin:end], answer, temperature)
+        for begin, end, answer, temperature in zip(starts, starts[1:], answers, temperatures, strict=False)
+    ]
 
 
 def split(samples: Sequence[Sample], held_out: int, seed: int, folder: Path) -> tuple[list[int], list[int]]:
@@ -84,7 +88,12 @@ def split(samples: Sequence[Sample], held_out: int, seed: int, folder: Path) -> 
 
 def metadata(folder: Path) -> dict:
     """The metadata of the first shard: how the data was made."""
-    with safe_open(shards(folder)[0], "pt") as file:
+    return made_with(shards(folder)[0])
+
+
+def made_with(path: Path) -> dict:
+    """The metadata of one shard."""
+    with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["edsd"])
 
 

@@ -16,6 +16,7 @@ from vllm_edsd.drafters.factory import build
 from vllm_edsd.errors import UserError
 from vllm_edsd.training import checkpoint
 from vllm_edsd.training.batches import Batch, Indexed, collate, index, plan
+from vllm_edsd.training.belonging import check_data
 from vllm_edsd.training.conditioning import condition, folded
 from vllm_edsd.training.curriculum import depth, masked_share
 from vllm_edsd.training.evaluation import Evaluation, evaluate
@@ -54,6 +55,7 @@ class Trainer:
         self.target = TargetEnds.read(recipe.target).to(self.device)
         _check_layers(recipe, self.target.config.num_hidden_layers)
         samples = read_samples(recipe.data)
+        check_data(recipe.data, samples, recipe.target, self.target.config.vocab_size, self.device)
         self.features = _features(recipe, self.target, sum(len(s.tokens) for s in samples), self.device, say, collected)
         self.columns = [recipe.feature_layers.index(layer) for layer in recipe.layers]
         items = index(samples, _counts(recipe.data))
@@ -130,11 +132,26 @@ class Trainer:
             group["lr"] = recipe.learning_rate * _rate(self.step, len(self.batches), recipe.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), recipe.clip)
+        self._check_finite(float(result.loss.detach()), float(norm))
         self.optimizer.step()
         self.step += 1
         self.unrolled += unrolled
         return float(result.loss.detach()), result.acceptance, int(batch.valid.sum())
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        """Stops before such a step would spoil the weights; the checkpoint is of an earlier one."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        places: dict[str, list[int]] = {}
+        for item in self.batches[self.step]:
+            places.setdefault(shards(self.recipe.data)[item.shard].name, []).append(item.place)
+        named = "; ".join(f"{shard}: {', '.join(map(str, sorted(found)))}" for shard, found in sorted(places.items()))
+        raise UserError(
+            f"step {self.step + 1} has loss {loss} and gradient norm {norm}: its samples, by shard and place, are {named}. "
+            "No weight was changed by them. Look at these samples and their features; if they are in order, lower "
+            "learning_rate, or set precision to float32, and give another --out"
+        )
 
     def _load(self, items: list[Indexed]) -> Batch:
         batch = collate(items, self.features, self.columns).to(self.device)

@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt
 from vllm_edsd.training.regen import RegenOptions, regenerate
-from vllm_edsd.training.samples import read_samples
+from vllm_edsd.training.samples import metadata, read_samples
 
 OPTIONS = RegenOptions("t", (0.0, 0.7), max_tokens=4, max_prompt_tokens=40, shard_size=4, seed=3)
 PROMPTS = [Prompt(id=str(number), turns=["x" * (number % 5 + 1)]) for number in range(18)]
@@ -82,3 +84,13 @@ def test_other_options_are_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(UserError, match="another seed"):
         run(tmp_path, options=RegenOptions("t", (0.0, 0.7), 4, 40, 4, 4))
+
+
+def test_shards_name_the_targets_fingerprint_and_those_of_another_are_refused(tmp_path):
+    marks = {"target": "a" * 12, "tokenizer": "b" * 12}
+    run(tmp_path / "old")
+    marked = dataclasses.replace(OPTIONS, fingerprint=marks)
+    run(tmp_path / "new", options=marked)
+    assert metadata(tmp_path / "new")["fingerprint"] == marks
+    with pytest.raises(UserError, match="another fingerprint"):
+        run(tmp_path / "new", options=dataclasses.replace(OPTIONS, fingerprint=marks | {"target": "c" * 12}))

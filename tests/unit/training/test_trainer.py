@@ -9,11 +9,14 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from vllm_edsd.cli.main import app
 from vllm_edsd.config import validate
 from vllm_edsd.drafters import factory
 from vllm_edsd.errors import UserError
 from vllm_edsd.training.recipe import Recipe
+from vllm_edsd.training.samples import read_samples, write_shard
 from vllm_edsd.training.trainer import Trainer
 
 
@@ -141,6 +144,46 @@ def test_resume_refuses_a_damaged_checkpoint(tiny_recipe, tmp_path):
 def test_impossible_recipes_are_refused(change, message, tiny_recipe, tmp_path):
     with pytest.raises(UserError, match=message):
         train(tiny_recipe | change, tmp_path / "out")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples(tiny_recipe, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe))
+    trainer = Trainer(Recipe(**tiny_recipe), tmp_path / "whole", quiet, quiet)
+    bad = next(item for item in trainer.batches[6] if item.shard == 1)  # shard 0 gives the feature scale
+    path = tmp_path / "features" / f"features-{bad.shard:05d}.safetensors"
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    tensors["hidden"][bad.begin] = float("nan")
+    save_file(tensors, path, metadata=header)
+    first = next(step for step, batch in enumerate(trainer.batches) if any(item is bad for item in batch))
+    done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, UserError)
+    message = str(done.exception)
+    assert message.startswith(f"step {first + 1} has loss nan")
+    same = sorted(item.place for item in trainer.batches[first] if item.shard == bad.shard)
+    assert f"samples-{bad.shard:05d}.safetensors: {', '.join(map(str, same))}" in message
+    left = [path.name for path in tmp_path.iterdir() if "out" in path.name]
+    assert left == (["out.checkpoint.safetensors"] if first >= 5 else [])
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(tiny_recipe, tmp_path):
+    trainer = Trainer(Recipe(**tiny_recipe), tmp_path / "out", quiet, quiet)
+    before = trainer.drafter.fc.weight.detach().clone()
+    trainer.drafter.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match=r"step 1 has loss .* and gradient norm (nan|inf)"):
+        trainer.run(quiet)
+    assert torch.equal(trainer.drafter.fc.weight, before)
+
+
+def test_data_of_another_target_is_refused_before_anything_is_written(tiny_recipe, tiny_data, tmp_path):
+    write_shard(
+        tmp_path / "data" / "samples-00000.safetensors", read_samples(tiny_data), {"fingerprint": {"target": "0" * 12}}
+    )
+    with pytest.raises(UserError, match="was made with target 000000000000"):
+        train(tiny_recipe | {"data": str(tmp_path / "data")}, tmp_path / "out")
+    assert not (tmp_path / "features").exists()
 
 
 def test_a_full_disk_leaves_nothing_behind(tiny_recipe, tmp_path, monkeypatch):
