@@ -10,6 +10,7 @@ from vllm_edsd.cli.doctor import doctor
 from vllm_edsd.cli.eval import evaluate
 from vllm_edsd.cli.experts import experts
 from vllm_edsd.cli.layers import layers
+from vllm_edsd.cli.plan import plan
 from vllm_edsd.cli.profile import profile
 from vllm_edsd.cli.prompts import prompts
 from vllm_edsd.cli.regen import regen
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (target, prompts, regen, layers, train, trim, robustness, bench, profile, doctor, demo):
+for command in (target, prompts, regen, layers, train, trim, plan, robustness, bench, profile, doctor, demo):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(experts, name="experts")

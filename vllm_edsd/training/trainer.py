@@ -171,6 +171,7 @@ class Trainer:
             },
             "seed": self.recipe.seed,
             "steps": self.step,
+            "trained_tokens": sum(item.chains for batch in self.batches[: self.step] for item in batch),
             "unroll_steps_since_resume": self.unrolled,
             "train_seconds_since_resume": round(self.seconds, 1),
             "draft_vocabulary_coverage": self.coverage,
