@@ -23,9 +23,11 @@ def train(
     """Train a drafter and export a directory that vLLM loads; run again to resume from the last checkpoint."""
     chosen = read_recipe(recipe, Recipe)
     restart_with_preloads()
+    from vllm_edsd.training.ranks import Ranks
     from vllm_edsd.training.trainer import Progress, Trainer
 
-    console = Console(stderr=True)
+    ranks = Ranks.join()
+    console = Console(stderr=True, quiet=not ranks.first)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,7 +38,9 @@ def train(
     )
     with Bar(*columns, console=console) as bar:
         states = bar.add_task("hidden states", total=None, note="")
-        trainer = Trainer(chosen, out, console.print, lambda count, total: bar.update(states, advance=count, total=total))
+        trainer = Trainer(
+            chosen, out, console.print, lambda count, total: bar.update(states, advance=count, total=total), ranks
+        )
         bar.remove_task(states)
         steps = bar.add_task("training", total=len(trainer.batches), completed=trainer.step, note="")
         tokens = 0
@@ -55,6 +59,7 @@ def train(
                 console.print(f"step {progress.step}: {_line(progress.evaluation)}")
 
         final = trainer.run(shown)
+        ranks.leave()
     console.print(f"wrote {out}: {_line(final)}")
 
 

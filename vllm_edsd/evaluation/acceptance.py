@@ -75,7 +75,7 @@ class Judge:
         )
         chances = torch.zeros(chains, self.depth, device=text.device)
         with torch.autocast(text.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            for step, state in enumerate(unroll(drafter, embedding, batch, self.depth)):
+            for step, state in enumerate(unroll(drafter, embedding, batch, [1] * self.depth)):
                 count = chains - 1 - step
                 wanted = text[asked + 1 + step :][:count]
                 logits = drafter.logits(state[0, :count]).float()

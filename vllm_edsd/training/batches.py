@@ -92,10 +92,14 @@ def plan(samples: Sequence[Indexed], batch_tokens: int, seed: int, epoch: int) -
     return batches
 
 
-def collate(items: Sequence[Indexed], features: Features, columns: Sequence[int]) -> Batch:
-    """Reads the features of `items` and pads them on the left. `columns` are the stored layers that the drafter reads."""
-    length = max(len(item.sample.tokens) for item in items) - 1
-    chains = max(item.chains for item in items)
+def collate(items: Sequence[Indexed], features: Features, columns: Sequence[int], chains: int = 0) -> Batch:
+    """Reads the features of `items` and pads them on the left. `columns` are the stored layers that the drafter reads.
+
+    Lq is that of the longest answer, or `chains` if that is more: a part of a batch has the chains of the whole, since those
+    that start just before an answer reach it at later steps.
+    """
+    chains = max(chains, *(item.chains for item in items))
+    length = max(chains, *(len(item.sample.tokens) - 1 for item in items))
     count = len(items)
     inputs: dict[str, torch.Tensor] = {}
     following = torch.zeros(count, length, dtype=torch.long)

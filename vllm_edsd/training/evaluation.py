@@ -36,7 +36,7 @@ def evaluate(
         written = shift(batch.following[:, -chains:], 1)
         matches = torch.zeros(*batch.valid.shape, depth, dtype=torch.bool)
         with torch.autocast(batch.valid.device.type, dtype, enabled=dtype != torch.float32):
-            for step, state in enumerate(unroll(drafter, embedding, batch, depth)):
+            for step, state in enumerate(unroll(drafter, embedding, batch, [len(batch.valid)] * depth)):
                 mask, text = shift(batch.valid, step), shift(written, step)
                 logits = drafter.logits(state[mask]).float()
                 hits = drafter.draft_ids[logits.argmax(-1)] == text[mask]

@@ -42,6 +42,7 @@ def draw(runs: Sequence[Finished], result: dict[str, Any], seed: int, path: Path
     left.set_xlabel("answer tokens trained on")
     left.set_ylabel("acceptance length")
     left.legend(fontsize=8)
+    right.set_xticks(sorted({option["num_tokens"] for option in result["options"]}))
     right.set_xlabel("K")
     right.set_ylabel(f"speed-up at {result['tokens']} training tokens")
     with atomic(path) as partial:

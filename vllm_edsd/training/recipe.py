@@ -45,6 +45,9 @@ class Recipe(BaseModel):
     batch_tokens: int = Field(
         default=2048, ge=1, description="answer tokens in an optimiser step, at most (one sample at least)"
     )
+    accumulate: int = Field(
+        default=1, ge=1, description="parts that a step's batch is worked through in: less memory, the same step"
+    )
     learning_rate: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -1,22 +1,55 @@
-"""One optimiser step's loss: unrolled, curriculum-masked, on the draft vocabulary."""
+"""One optimiser step's loss: unrolled, curriculum-masked, on the draft vocabulary; for a batch or a part of one."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 
 import torch
 
 from vllm_edsd.drafters.core import Drafter
-from vllm_edsd.training.batches import Batch
+from vllm_edsd.training.batches import Batch, Indexed
 from vllm_edsd.training.losses import LOSSES, ROWS, head_loss
 from vllm_edsd.training.unroll import shift, unroll
 
 
 @dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Samples to train on and what their chains are compared with.
+
+    `known` bool [B, Lq]: chains whose token is in the draft vocabulary, R in all, row by row. For each of them `target` is a
+    distribution [R, V] or a draft id [R], and `entropy` [R] the target's, in nats.
+    """
+
+    batch: Batch
+    known: torch.Tensor
+    target: torch.Tensor
+    entropy: torch.Tensor
+
+    def entropies(self) -> list[torch.Tensor]:
+        """Those of each sample."""
+        return list(self.entropy.split(self.known.sum(-1).tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
 class StepResult:
-    """`loss` to differentiate; `acceptance`, for each depth, the share of trained positions guessed as the target would."""
+    """`loss` to differentiate; `right` and `compared`, float32 [depth]: chains guessed as the target would, of how many."""
 
     loss: torch.Tensor
-    acceptance: list[float]
+    right: torch.Tensor
+    compared: torch.Tensor
+
+
+def drafted(count: int, depth: int, going_on: float) -> list[int]:
+    """How many of a batch's `count` samples are drafted at each unroll step: only a share `going_on` goes on to the next."""
+    rows = [count]
+    while len(rows) < depth:
+        rows.append(math.ceil(going_on * rows[-1]))
+    return rows
+
+
+def positions(items: Sequence[Indexed], rows: Sequence[int]) -> list[int]:
+    """BS: the valid chains of a batch at each unroll step, before any mask."""
+    return [max(sum(item.chains - 1 for item in items[:count]), 1) for count in rows]
 
 
 def draft_targets(head: torch.Tensor, final: torch.Tensor, whole: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -37,49 +70,55 @@ def draft_targets(head: torch.Tensor, final: torch.Tensor, whole: bool = True) -
     return target, entropy
 
 
-def training_loss(
-    drafter: Drafter,
-    embedding: torch.Tensor,
-    head: torch.Tensor,
-    batch: Batch,
-    depth: int,
-    select: Callable[[torch.Tensor], torch.Tensor],
-    decay: float,
-    going_on: float,
-    dtype: torch.dtype,
-    loss: str = "kl",
-) -> StepResult:
-    """sum_j decay^j L_j; for loss kl L_j = -(1/BS) sum m_j sum_v p log q_j (EDTrain). BS counts positions before any mask.
+def prepare(drafter: Drafter, head: torch.Tensor, batch: Batch, loss: str = "kl") -> Prepared:
+    """What `batch` is compared with under `loss`; `head` holds the target's rows of the draft vocabulary.
 
-    Only a share `going_on` of the samples of one unroll step goes on to the next, which BS follows [ours].
-
-    `head` holds the target's rows of the draft vocabulary, in `dtype`; `select` says from the target's entropies which
-    tokens the curriculum keeps. Positions whose target argmax (whose token, for a loss against the text) lies outside the
-    draft vocabulary are masked.
+    Positions whose target argmax (whose token, for a loss against the text) lies outside the draft vocabulary are left out.
     """
     wanted = LOSSES[loss].wanted
     tokens = shift(batch.following[:, -batch.valid.shape[1] :], 1) if wanted == "text" else batch.argmax
-    keep = batch.valid & drafter.t2d[tokens]
-    target, entropy = draft_targets(head, batch.final[keep], wanted == "distribution")
+    known = batch.valid & drafter.t2d[tokens]
+    target, entropy = draft_targets(head, batch.final[known], wanted == "distribution")
     if target is None:
-        target = torch.searchsorted(drafter.draft_ids, tokens[keep])
-    rows = torch.full(keep.shape, -1, dtype=torch.long, device=keep.device)
-    rows[keep] = torch.arange(len(target), device=keep.device)
+        target = torch.searchsorted(drafter.draft_ids, tokens[known])
+    return Prepared(batch, known, target, entropy)
+
+
+def training_loss(
+    drafter: Drafter,
+    embedding: torch.Tensor,
+    prepared: Prepared,
+    kept: torch.Tensor,
+    rows: Sequence[int],
+    positions: Sequence[int],
+    decay: float,
+    dtype: torch.dtype,
+    loss: str = "kl",
+) -> StepResult:
+    """sum_j decay^j L_j; for loss kl L_j = -(1/BS_j) sum m_j sum_v p log q_j (EDTrain).
+
+    `kept` bool [R] are the tokens that the curriculum keeps. The first `rows[j]` samples are drafted at step j [ours], and
+    `positions[j]` is BS_j, the positions of the whole batch: the losses of its parts add up to that of the batch.
+    """
+    batch, known = prepared.batch, prepared.known
+    place = torch.full(known.shape, -1, dtype=torch.long, device=known.device)
+    place[known] = torch.arange(len(prepared.target), device=known.device)
     # The mask is of target tokens, so that it follows them through the unroll.
-    keep[keep.clone()] = select(entropy)
+    keep = known.clone()
+    keep[known] = kept
     total = torch.zeros((), device=keep.device)
-    acceptance = []
+    right, compared = torch.zeros(2, len(rows), device=keep.device)
     device = keep.device.type
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        for step, state in enumerate(unroll(drafter, embedding, batch, depth, going_on)):
+        for step, state in enumerate(unroll(drafter, embedding, batch, rows)):
             count = len(state)
             mask = shift(keep[:count], step)
-            compared = target[shift(rows[:count], step)[mask]]
-            scale = decay**step / max(int(batch.valid[:count].sum()), 1)
+            target = prepared.target[shift(place[:count], step)[mask]]
             hidden = drafter.norm(state[mask]).to(dtype)
             with torch.autocast(device, enabled=False):
-                part, guesses = head_loss(hidden, drafter.lm_head.weight, compared, scale, loss)
+                scale = decay**step / positions[step]
+                part, guesses = head_loss(hidden, drafter.lm_head.weight, target, scale, loss)
             total = total + part
-            said = drafter.draft_ids[guesses]
-            acceptance.append(float((said == shift(batch.argmax[:count], step)[mask]).float().mean()) if len(said) else 0.0)
-    return StepResult(total, acceptance)
+            right[step] = (drafter.draft_ids[guesses] == shift(batch.argmax[:count], step)[mask]).sum()
+            compared[step] = len(guesses)
+    return StepResult(total, right, compared)

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,9 +22,10 @@ from vllm_edsd.training.evaluation import Evaluation, evaluate
 from vllm_edsd.training.export import environment, export
 from vllm_edsd.training.features import Features, collect, size_in_bytes
 from vllm_edsd.training.masks import Mask
+from vllm_edsd.training.ranks import Ranks
 from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.samples import fingerprint, metadata, read_samples, shards, split
-from vllm_edsd.training.step import training_loss
+from vllm_edsd.training.step import drafted, positions, prepare, training_loss
 from vllm_edsd.training.target import TargetEnds
 from vllm_edsd.training.vocabulary import draft_vocabulary
 
@@ -45,18 +45,32 @@ class Progress:
 
 
 class Trainer:
-    """Holds a run's state. Building it collects missing features and restores the last checkpoint."""
+    """Holds a run's state. Building it collects missing features and restores the last checkpoint.
 
-    def __init__(self, recipe: Recipe, out: Path, say: Callable[[str], None], collected: Callable[[int, int], None]):
+    With several `ranks` each has a trainer, and all hold the same state; the first alone writes.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        say: Callable[[str], None],
+        collected: Callable[[int, int], None],
+        ranks: Ranks | None = None,
+    ):
         self.recipe = recipe
         self.out = Path(out)
+        self.ranks = ranks or Ranks()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[recipe.precision]
         self.target = TargetEnds.read(recipe.target).to(self.device)
         _check_layers(recipe, self.target.config.num_hidden_layers)
         samples = read_samples(recipe.data)
-        check_data(recipe.data, samples, recipe.target, self.target.config.vocab_size, self.device)
-        self.features = _features(recipe, self.target, sum(len(s.tokens) for s in samples), self.device, say, collected)
+        if self.ranks.first:
+            check_data(recipe.data, samples, recipe.target, self.target.config.vocab_size, self.device)
+            _features(recipe, self.target, sum(len(s.tokens) for s in samples), self.device, say, collected)
+        self.ranks.gather(None)  # the others wait
+        self.features = Features(recipe.features, len(shards(recipe.data)))
         self.columns = [recipe.feature_layers.index(layer) for layer in recipe.layers]
         items = index(samples, _counts(recipe.data))
         training, kept = split(samples, recipe.held_out, recipe.seed, recipe.data)
@@ -79,6 +93,9 @@ class Trainer:
         self.identity["data_fingerprint"] = self.data_fingerprint
         self.mask = Mask(recipe.curriculum.mask, recipe.curriculum.selection, recipe.seed, self.device)
         self.step = checkpoint.restore(self._checkpoint, self.drafter, self.optimizer, self.mask, self.identity)
+        if set(self.ranks.gather(self.step)) != {self.step}:
+            raise UserError(f"not every process sees checkpoint {self._checkpoint}; give an --out on a disk that all share")
+        self.ranks.copy(self.drafter.state_dict().values())
         self.unrolled = 0
         self.seconds = 0.0
         if self.step:
@@ -99,11 +116,12 @@ class Trainer:
             evaluation = None
             if self.step % self.recipe.evaluate_every == 0 or self.step == steps:
                 evaluation = self.evaluate()
-            if self.step % self.recipe.checkpoint_every == 0 or self.step == steps:
+            if self.ranks.first and (self.step % self.recipe.checkpoint_every == 0 or self.step == steps):
                 checkpoint.save(self._checkpoint, self.drafter, self.optimizer, self.mask, self.step, self.identity)
             shown(Progress(self.step, steps, loss, acceptance, tokens, evaluation))
         final = evaluation or self.evaluate()
-        export(self.drafter.config, folded(self.drafter, self.scale), self.out, self._provenance(final))
+        if self.ranks.first:
+            export(self.drafter.config, folded(self.drafter, self.scale), self.out, self._provenance(final))
         return final
 
     def evaluate(self) -> Evaluation:
@@ -113,31 +131,60 @@ class Trainer:
         return evaluate(self.drafter, self.target.embedding, batches, self.recipe.max_depth, self.dtype)
 
     def _advance(self) -> tuple[float, list[float], int]:
-        recipe, progress = self.recipe, self.step / len(self.batches)
-        batch = self._load(self.batches[self.step])
-        unrolled = depth(recipe.curriculum, progress, recipe.max_depth)
-        result = training_loss(
-            self.drafter,
-            self.target.embedding,
-            self.head,
-            batch,
-            unrolled,
-            partial(self.mask.keep, share=masked_share(recipe.curriculum, progress), step=self.step),
-            recipe.depth_decay,
-            recipe.going_on,
-            self.dtype,
-            recipe.loss,
-        )
+        recipe, items = self.recipe, self.batches[self.step]
+        unrolled = depth(recipe.curriculum, self.step / len(self.batches), recipe.max_depth)
+        rows = drafted(len(items), unrolled, recipe.going_on)
+        counts = positions(items, rows)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _rate(self.step, len(self.batches), recipe.warmup)
         self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
+        loss, right, compared = (torch.zeros(size, device=self.device) for size in (1, unrolled, unrolled))
+        longest = max(item.chains for item in items)
+        # Every so-manieth sample makes a part, so that the first of a batch, which are drafted deeper, are spread evenly.
+        stride = self.ranks.count * recipe.accumulate
+        parts = {
+            place: prepare(self.drafter, self.head, self._load(items[place::stride], longest), recipe.loss)
+            for place in range(self.ranks.rank, min(stride, len(items)), self.ranks.count)
+        }
+        kept = self._select({place: part.entropies() for place, part in parts.items()}, stride)
+        for place, part in parts.items():
+            result = training_loss(
+                self.drafter,
+                self.target.embedding,
+                part,
+                kept[place],
+                [len(range(place, count, stride)) for count in rows],
+                counts,
+                recipe.depth_decay,
+                self.dtype,
+                recipe.loss,
+            )
+            result.loss.backward()
+            loss, right, compared = loss + result.loss.detach(), right + result.right, compared + result.compared
+        self.ranks.add([*self._gradients(), loss, right, compared])
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), recipe.clip)
-        self._check_finite(float(result.loss.detach()), float(norm))
+        self._check_finite(float(loss), float(norm))
         self.optimizer.step()
         self.step += 1
         self.unrolled += unrolled
-        return float(result.loss.detach()), result.acceptance, int(batch.valid.sum())
+        return float(loss), (right / compared.clamp_min(1)).tolist(), counts[0]
+
+    def _select(self, entropies: dict[int, list[torch.Tensor]], stride: int) -> dict[int, torch.Tensor]:
+        """Which tokens of this process's parts are kept, by the entropies of the whole batch's."""
+        share = masked_share(self.recipe.curriculum, self.step / len(self.batches))
+        mine = {place + row * stride: part.cpu() for place, parts in entropies.items() for row, part in enumerate(parts)}
+        whole = {sample: part for found in self.ranks.gather(mine) for sample, part in found.items()}
+        order = sorted(whole)
+        kept = self.mask.keep(torch.cat([whole[sample] for sample in order]).to(self.device), share, self.step)
+        by_sample = dict(zip(order, kept.split([len(whole[sample]) for sample in order]), strict=True))
+        return {place: torch.cat([by_sample[sample] for sample in order if sample % stride == place]) for place in entropies}
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """Of every parameter; nil where this process had no sample."""
+        for parameter in self.drafter.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.drafter.parameters() if parameter.grad is not None]
 
     def _check_finite(self, loss: float, norm: float) -> None:
         """Stops before such a step would spoil the weights; the checkpoint is of an earlier one."""
@@ -153,8 +200,8 @@ class Trainer:
             "learning_rate, or set precision to float32, and give another --out"
         )
 
-    def _load(self, items: list[Indexed]) -> Batch:
-        batch = collate(items, self.features, self.columns).to(self.device)
+    def _load(self, items: list[Indexed], chains: int = 0) -> Batch:
+        batch = collate(items, self.features, self.columns, chains).to(self.device)
         return dataclasses.replace(
             batch, hidden=(batch.hidden * self.scale).to(self.dtype), final=batch.final.to(self.dtype)
         )
@@ -171,6 +218,7 @@ class Trainer:
             },
             "seed": self.recipe.seed,
             "steps": self.step,
+            "processes": self.ranks.count,
             "trained_tokens": sum(item.chains for batch in self.batches[: self.step] for item in batch),
             "unroll_steps_since_resume": self.unrolled,
             "train_seconds_since_resume": round(self.seconds, 1),

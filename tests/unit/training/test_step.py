@@ -3,7 +3,7 @@ import torch
 
 from vllm_edsd.training.losses import LOSSES, head_loss
 from vllm_edsd.training.recipe import Recipe
-from vllm_edsd.training.step import training_loss
+from vllm_edsd.training.step import positions, prepare, training_loss
 from vllm_edsd.training.trainer import Trainer
 from vllm_edsd.training.unroll import unroll
 
@@ -12,19 +12,17 @@ def quiet(*_):
     pass
 
 
-def everything(entropy):
-    return torch.ones(len(entropy), dtype=torch.bool)
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_compares_a_chain_with_what_the_target_says_there(loss, tiny_recipe, tmp_path):
     """Position by position, without the rows' bookkeeping."""
     trainer = Trainer(Recipe(**tiny_recipe), tmp_path / "out", quiet, quiet)
     drafter, items = trainer.drafter, trainer.batches[0][:3]
     batch = trainer._load(items)
-    args = (drafter, trainer.target.embedding, trainer.head, batch, 2, everything, 0.8, 1.0, torch.float32, loss)
+    prepared, rows = prepare(drafter, trainer.head, batch, loss), [3, 3]
+    everything = torch.ones(len(prepared.entropy), dtype=torch.bool)
+    args = (drafter, trainer.target.embedding, prepared, everything, rows, positions(items, rows), 0.8, torch.float32, loss)
     found = training_loss(*args).loss
-    states = list(unroll(drafter, trainer.target.embedding, batch, 2))
+    states = list(unroll(drafter, trainer.target.embedding, batch, rows))
     chains, count, expected = batch.valid.shape[1], int(batch.valid.sum()), 0.0
     for row, item in enumerate(items):
         tokens = item.sample.tokens.long()

@@ -23,7 +23,7 @@ def test_every_chain_is_what_a_server_would_draft(trainer):
     """The unrolled batch against one chain at a time over the true prefix, with nothing padded or masked."""
     items = trainer.batches[0][:3]
     batch = trainer._load(items)
-    states = list(unroll(trainer.drafter, trainer.target.embedding, batch, 3))
+    states = list(unroll(trainer.drafter, trainer.target.embedding, batch, [3, 3, 3]))
     chains = batch.valid.shape[1]
     for row, item in enumerate(items):
         tokens = item.sample.tokens.long()
@@ -59,8 +59,8 @@ def test_batches_pair_each_chain_with_the_target_two_tokens_on(trainer, tiny_tar
 @torch.inference_mode()
 def test_samples_that_go_on_are_not_touched_by_those_that_do_not(trainer):
     batch = trainer._load(trainer.train_set[:3])
-    whole = list(unroll(trainer.drafter, trainer.target.embedding, batch, 3))
-    part = list(unroll(trainer.drafter, trainer.target.embedding, batch, 3, going_on=0.6))
+    whole = list(unroll(trainer.drafter, trainer.target.embedding, batch, [3, 3, 3]))
+    part = list(unroll(trainer.drafter, trainer.target.embedding, batch, [3, 2, 2, 0]))
     assert [len(state) for state in part] == [3, 2, 2]
     for state, full in zip(part, whole, strict=True):
         torch.testing.assert_close(state, full[: len(state)])
