@@ -19,14 +19,19 @@ from vllm_edsd.training.recipe import Recipe
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file; see drafters/edsd/smollm2.yaml.")],
     out: Annotated[Path, typer.Option(help="Directory to export the drafter to; its checkpoint is kept beside it.")],
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Directory for TensorBoard's event files; needs the package tensorboard.")
+    ] = None,
 ) -> None:
     """Train a drafter and export a directory that vLLM loads; run again to resume from the last checkpoint."""
     chosen = read_recipe(recipe, Recipe)
     restart_with_preloads()
+    from vllm_edsd.training.board import Board
     from vllm_edsd.training.ranks import Ranks
     from vllm_edsd.training.trainer import Progress, Trainer
 
     ranks = Ranks.join()
+    board = Board(tensorboard) if tensorboard is not None and ranks.first else None
     console = Console(stderr=True, quiet=not ranks.first)
     columns = (
         TextColumn("{task.description}"),
@@ -44,6 +49,8 @@ def train(
         bar.remove_task(states)
         steps = bar.add_task("training", total=len(trainer.batches), completed=trainer.step, note="")
         tokens = 0
+        if board is not None:
+            board.begin(trainer.step)
 
         def shown(progress: Progress) -> None:
             nonlocal tokens
@@ -55,11 +62,15 @@ def train(
                 completed=progress.step,
                 note=f"loss {progress.loss:.3f}  trained {depths}  {tokens / seconds:.0f} tok/s",
             )
+            if board is not None:
+                board.show(progress)
             if progress.evaluation:
                 console.print(f"step {progress.step}: {_line(progress.evaluation)}")
 
         final = trainer.run(shown)
         ranks.leave()
+        if board is not None:
+            board.end()
     console.print(f"wrote {out}: {_line(final)}")
 
 

@@ -34,13 +34,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a progress display shows after a step. `acceptance` is over the positions trained on, by depth."""
+    """What a progress display shows after a step, which took `seconds`.
+
+    `acceptance` is over the positions trained on, by depth.
+    """
 
     step: int
     steps: int
     loss: float
     acceptance: list[float]
     tokens: int
+    learning_rate: float
+    seconds: float
     evaluation: Evaluation | None
 
 
@@ -112,13 +117,15 @@ class Trainer:
         while self.step < steps:
             begun = time.monotonic()
             loss, acceptance, tokens = self._advance()
-            self.seconds += time.monotonic() - begun
+            seconds = time.monotonic() - begun
+            self.seconds += seconds
             evaluation = None
             if self.step % self.recipe.evaluate_every == 0 or self.step == steps:
                 evaluation = self.evaluate()
             if self.ranks.first and (self.step % self.recipe.checkpoint_every == 0 or self.step == steps):
                 checkpoint.save(self._checkpoint, self.drafter, self.optimizer, self.mask, self.step, self.identity)
-            shown(Progress(self.step, steps, loss, acceptance, tokens, evaluation))
+            rate = self.optimizer.param_groups[0]["lr"]
+            shown(Progress(self.step, steps, loss, acceptance, tokens, rate, seconds, evaluation))
         final = evaluation or self.evaluate()
         if self.ranks.first:
             export(self.drafter.config, folded(self.drafter, self.scale), self.out, self._provenance(final))
