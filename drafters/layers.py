@@ -62,6 +62,23 @@ def unrolled_attention(query: torch.Tensor, cache: DraftCache, visible: torch.Te
     query [B, Lq, heads, D]; visible bool [B, Lq, L], which prefix positions each chain sees. Returns [B, Lq, heads * D].
     Softmax in float32. (EAGLE-3's training-time test: a causal part plus one diagonal for each later step.)
     """
+    return (masked_attention if query.is_cuda else diagonal_attention)(query, cache, visible)
+
+
+def masked_attention(query: torch.Tensor, cache: DraftCache, visible: torch.Tensor) -> torch.Tensor:
+    """As `unrolled_attention`, by PyTorch's fused kernel with a mask over the keys of all steps: keeps no weights."""
+    assert cache.prefix is not None
+    batch, chains, heads, _ = query.shape
+    own = torch.eye(chains, dtype=torch.bool, device=query.device).expand(batch, -1, -1)
+    mask = torch.cat([visible, *[own] * len(cache.own)], -1)[:, None]
+    keys, values = (torch.cat(each, 1).transpose(1, 2) for each in zip(cache.prefix, *cache.own, strict=True))
+    # Repeated here, since not every kernel shares keys between grouped queries.
+    keys, values = (each.repeat_interleave(heads // each.shape[1], 1) for each in (keys, values))
+    return F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, mask).transpose(1, 2).flatten(2)
+
+
+def diagonal_attention(query: torch.Tensor, cache: DraftCache, visible: torch.Tensor) -> torch.Tensor:
+    """As `unrolled_attention`, each later step as one product: on CPU up to twice as fast as a mask over all its keys."""
     assert cache.prefix is not None
     keys, values = cache.prefix
     batch, chains, heads, dim = query.shape
