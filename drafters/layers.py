@@ -83,12 +83,13 @@ def diagonal_attention(query: torch.Tensor, cache: DraftCache, visible: torch.Te
     keys, values = cache.prefix
     batch, chains, heads, dim = query.shape
     kv_heads = keys.shape[2]
+    # Scaled before the scores are made and masked by a sum: each other way passes over all scores again, backwards too.
+    query = (query * dim**-0.5).view(batch, chains, kv_heads, heads // kv_heads, dim)
+    unseen = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, float("-inf"))
     # [B, kv, group * Lq, D]: grouped queries share their keys without repeating them.
-    grouped = query.view(batch, chains, kv_heads, heads // kv_heads, dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    scores = (grouped @ keys.permute(0, 2, 3, 1)).float().unflatten(2, (heads // kv_heads, chains)) * dim**-0.5
-    scores = scores.masked_fill(~visible[:, None, None], float("-inf"))
-    query = query.view(batch, chains, kv_heads, heads // kv_heads, dim)
-    own = [(query * key[:, :, :, None]).float().sum(-1).permute(0, 2, 3, 1) * dim**-0.5 for key, _ in cache.own]
+    grouped = query.permute(0, 2, 3, 1, 4).flatten(2, 3)
+    scores = (grouped @ keys.permute(0, 2, 3, 1)).float().unflatten(2, (heads // kv_heads, chains)) + unseen[:, None, None]
+    own = [(query * key[:, :, :, None]).float().sum(-1).permute(0, 2, 3, 1) for key, _ in cache.own]
     weights = torch.cat([scores, torch.stack(own, -1)] if own else [scores], -1).softmax(-1).to(values.dtype)
     prefix = weights[..., : keys.shape[1]].flatten(2, 3) @ values.permute(0, 2, 1, 3)
     out = prefix.unflatten(2, (heads // kv_heads, chains)).permute(0, 3, 1, 2, 4)

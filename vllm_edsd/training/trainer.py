@@ -147,7 +147,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss, right, compared = (torch.zeros(size, device=self.device) for size in (1, unrolled, unrolled))
         longest = max(item.chains for item in items)
-        # Every so-manieth sample makes a part, so that the first of a batch, which are drafted deeper, are spread evenly.
+        # A part is every stride-th sample: the first of a batch, which are drafted deeper, are spread evenly.
         stride = self.ranks.count * recipe.accumulate
         parts = {
             place: prepare(self.drafter, self.head, self._load(items[place::stride], longest), recipe.loss)
