@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
@@ -37,7 +38,8 @@ def default_target(report: Callable[[str], None] = lambda _: None) -> Path:
     """The bundled target `smollm2`, made on first use in $VLLM_EDSD_CACHE or ~/.cache/vllm_edsd. Raises UserError."""
     home = os.environ.get("VLLM_EDSD_CACHE")
     out = (Path(home) if home else Path.home() / ".cache" / "vllm_edsd") / "smollm2"
-    return out if (out / "config.json").is_file() else make_target("smollm2", out, report)
+    with FileLock(out.with_suffix(".lock")):
+        return out if (out / "config.json").is_file() else make_target("smollm2", out, report)
 
 
 def _smollm2(out: Path, report: Callable[[str], None]) -> None:
