@@ -1,5 +1,6 @@
 """vLLM's CPU worker on an MoE target with fewer experts per token."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,25 @@ class ExpertsCPUWorker(CPUWorker):
         runner._model_forward = model_forward
         self.rows, self.usage = rows, usage
         self.tally.watch("experts", lambda: show(self.tally, usage))
-        plan, mode = settings["plan"], settings["mode"]
-        self.tally.put("edsd:lossy_experts_info", 1.0, Path(plan).name, mode, settings["fingerprint"])
-        logger.warning(
-            "LOSSY: by plan %s this target uses %s of its experts per token for %s; its text is not the whole target's",
-            plan,
-            f"{settings['share']:.0%}",
-            TOKENS[mode],
-        )
-        if mode != settings["measured_for"]:
-            logger.warning("plan %s was measured for %s and is used for %s", plan, settings["measured_for"], mode)
+        announce(self.tally, settings)
 
     def expert_usage(self) -> dict[int, list[float]]:
         """What `Usage.read` says, by layer."""
         return self.usage.read()
+
+
+def announce(tally: Tally, settings: Mapping[str, Any]) -> None:
+    """Says in the log and in the metrics that the target's text is not the whole target's."""
+    plan, mode = settings["plan"], settings["mode"]
+    tally.put("edsd:lossy_experts_info", 1.0, Path(plan).name, mode, settings["fingerprint"])
+    logger.warning(
+        "LOSSY: by plan %s this target uses %s of its experts per token for %s; its text is not the whole target's",
+        plan,
+        f"{settings['share']:.0%}",
+        TOKENS[mode],
+    )
+    if mode != settings["measured_for"]:
+        logger.warning("plan %s was measured for %s and is used for %s", plan, settings["measured_for"], mode)
 
 
 def in_prompt(runner: Any) -> np.ndarray:
