@@ -13,9 +13,28 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 from panels import SOURCE, figure, graph, listing, rows, spread, states
-from queries import ACCEPTED, CUT, ESTIMATED, OBSERVED, PLAIN_STEPS, SPEEDUP, WINDOW, edsd, mean, quantile, rate, share, vllm
+from queries import (
+    ACCEPTED,
+    CUT,
+    ESTIMATED,
+    OBSERVED,
+    PLAIN_STEPS,
+    SPEEDUP,
+    WINDOW,
+    edsd,
+    experts,
+    experts_kept,
+    mean,
+    quantile,
+    rate,
+    share,
+    vllm,
+)
 
+# What every server with --edsd exports, also one with fewer experts and no drafter.
+ALWAYS = "heartbeat_timestamp_seconds"
 NO_WORKER = "no figures: the policy is fixed"
+WHOLE = "the whole target: no --edsd.experts"
 PAYS = [(None, "red"), (0.95, "orange"), (1.02, "green")]
 
 AT_A_GLANCE = [
@@ -181,6 +200,53 @@ GUARD = [
         empty=NO_WORKER,
     ),
 ]
+EXPERTS = [
+    states(
+        "Lossy?",
+        "Servers whose target uses fewer experts per token than it was trained with, so that their text is another than the "
+        "whole target's; with the plan and the tokens it is used for.",
+        f"max by (model_name, instance, plan, mode, version) ({edsd('lossy_experts_info')})",
+        "{{model_name}} on {{instance}}: {{plan}}, {{mode}}",
+        {"1": ("LOSSY", "red")},
+        WHOLE,
+    ),
+    graph(
+        "Experts per token",
+        "Routed experts that a token is sent to, mean over layers and tokens: as served, and as the whole target would.",
+        {"served": experts("activated", "tokens", "served"), "whole target": experts("activated", "tokens", "model")},
+        "none",
+        at_least=0,
+        dashed="whole target",
+        empty=WHOLE,
+    ),
+    graph(
+        "Distinct experts per step",
+        "Different experts that a step of a layer uses, whose weights it reads; mean over layers and steps.",
+        {"served": experts("distinct", "steps", "served"), "whole target": experts("distinct", "steps", "model")},
+        "none",
+        at_least=0,
+        dashed="whole target",
+        empty=WHOLE,
+    ),
+    rows(
+        "Experts per token by layer",
+        "Share of the whole target's experts per token that each layer uses; 1 where nothing is cut.",
+        experts_kept("activated"),
+        "{{layer}}",
+        "layer",
+        "percentunit",
+        empty=WHOLE,
+    ),
+    rows(
+        "Distinct experts per step by layer",
+        "The same of a step's different experts: in a large batch nearly all are used by some token, cut or not.",
+        experts_kept("distinct"),
+        "{{layer}}",
+        "layer",
+        "percentunit",
+        empty=WHOLE,
+    ),
+]
 LATENCY = [
     graph(
         "Time to first token",
@@ -242,6 +308,7 @@ SECTIONS = {
     "At a glance": AT_A_GLANCE,
     "Does it pay?": PAYING,
     "Policy and guard (where a policy adapts)": GUARD,
+    "Experts (lossy)": EXPERTS,
     "Latency (vLLM)": LATENCY,
     "State": STATE,
 }
@@ -262,7 +329,7 @@ def spelling(prefix: str, example: str) -> QueryVariable:
 
 def chosen(name: str, label: str) -> QueryVariable:
     """A variable over a label's values: one, several or all."""
-    found = f"label_values(${{edsd}}policy_info, {name})"
+    found = f"label_values(${{edsd}}{ALWAYS}, {name})"
     variable = QueryVariable(name).label(label).datasource(SOURCE).query(found)
     return variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).multi(True).include_all(True).all_value(".*")
 
@@ -275,7 +342,7 @@ def build() -> Dashboard:
     link = DashboardLink("vLLM dashboards").type(DashboardLinkType.DASHBOARDS).tags(["vllm"])
     board.link(link.include_vars(True).keep_time(True))
     board.with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
-    board.with_variable(spelling("edsd", "policy_info")).with_variable(spelling("vllm", "num_requests_running"))
+    board.with_variable(spelling("edsd", ALWAYS)).with_variable(spelling("vllm", "num_requests_running"))
     board.with_variable(chosen("model_name", "Model")).with_variable(chosen("instance", "Instance"))
     numbers = count(1)
     for title, panels in SECTIONS.items():

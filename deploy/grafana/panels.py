@@ -73,11 +73,13 @@ def figure(title: str, meaning: str, query: str, unit: str, steps: Steps, empty:
     return panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
 
 
-def rows(title: str, meaning: str, query: str, legend: str, y_label: str, unit: str) -> heatmap.Panel:
+def rows(title: str, meaning: str, query: str, legend: str, y_label: str, unit: str, **options: Any) -> heatmap.Panel:
     """A heat map of one row for each series and a colour for its value, 0 to 1."""
     panel = _common(heatmap.Panel(), title, meaning, 8).with_target(_target(query, legend)).max_data_points(120)
     colour = HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("RdYlGn").steps(64).min(0).max(1)
     panel.calculate(False).color(colour).y_axis(YAxisConfig().axis_label(y_label))
+    if "empty" in options:
+        panel.no_value(options["empty"])
     return panel.cell_values(heatmap.CellValues().unit(unit)).show_legend()
 
 

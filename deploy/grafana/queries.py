@@ -54,3 +54,14 @@ ACCEPTED = share(rate(edsd("accepted_tokens_total")), rate(edsd("verified_tokens
 ESTIMATED, OBSERVED = (
     share(rate(edsd(f"{kind}_acceptances_total")), rate(edsd("judged_tokens_total"))) for kind in ("estimated", "observed")
 )
+
+
+def experts(kind: str, per: str, routing: str) -> str:
+    """Experts of a kind ("activated", "distinct") for each token or step, over all layers; routing "served" or "model"."""
+    return share(rate(edsd(f"{kind}_experts_total", routing=routing)), rate(edsd(f"moe_{per}_total")))
+
+
+def experts_kept(kind: str) -> str:
+    """By layer, the share that was served of what the whole target would use."""
+    served, whole = (edsd(f"{kind}_experts_total", routing=routing) for routing in ("served", "model"))
+    return share(f"sum by (layer) (rate({served}{WINDOW}))", f"sum by (layer) (rate({whole}{WINDOW}))")

@@ -1,6 +1,7 @@
 """A real Prometheus scrapes two real servers under load: one drafter is the bundled one, the other's weights are noise.
 
-The noise is drafted at a fixed length: a policy that adapts sees through it within ten drafts and verifies no more.
+The noise is drafted at a fixed length: a policy that adapts sees through it within ten drafts and verifies no more. Neither
+target is an MoE's: beside them a page is scraped that has only what a worker with fewer experts counts.
 """
 
 import contextlib
@@ -16,13 +17,22 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from vllm_edsd.bench.load import MODEL, Load
+from vllm_edsd.engine import experts_worker
 from vllm_edsd.engine.server import Server, serve
+from vllm_edsd.experts.usage import Usage
+from vllm_edsd.observability.exporter import SnapshotCollector
+from vllm_edsd.observability.snapshots import Writer
+from vllm_edsd.observability.tally import Tally
 from vllm_edsd.prompts import Prompt
 
 pytestmark = [
@@ -76,17 +86,22 @@ def test_rules_and_dashboard_have_data_and_noise_fires_its_alert(target, noise, 
             ]
             healthy, noisy = [start.result() for start in started]
         well, ill = (server.url.removeprefix("http://") for server in (healthy, noisy))
-        prometheus = stack.enter_context(scrape([well, ill], tmp_path))
+        lossy, worker = stack.enter_context(fewer_experts(tmp_path / "figures"))
+        prometheus = stack.enter_context(scrape([well, ill, lossy], tmp_path))
         stack.enter_context(load(healthy, noisy))
 
         groups = yaml.safe_load((DEPLOY / "prometheus" / "edsd-rules.yaml").read_text())["groups"]
         recorded = [rule["record"] for group in groups for rule in group["rules"] if "record" in rule]
-        queries = dashboard_queries(prometheus, well)
+        queries = dashboard_queries(prometheus, f"({well}|{lossy})")
         seen: set[str] = set()
 
+        # To clients the three are replicas of one model, and only one of them uses fewer experts.
+        due = {("EdsdDrafterInert", ill), ("EdsdExpertsDiffer", "")}
+
         def everything() -> bool:
+            worker.write()
             seen.update(query for query in {*recorded, *queries} - seen if prometheus.has_data(query))
-            return len(seen) == len({*recorded, *queries}) and ("EdsdDrafterInert", ill) in prometheus.firing()
+            return len(seen) == len({*recorded, *queries}) and due <= prometheus.firing()
 
         wait(everything, lambda: f"without data: { ({*recorded, *queries} - seen) }; firing: {prometheus.firing()}")
         firing = prometheus.firing()
@@ -94,6 +109,41 @@ def test_rules_and_dashboard_have_data_and_noise_fires_its_alert(target, noise, 
         assert not SILENT & {alert for alert, _ in firing}
         rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
         assert {rule["name"]: rule["lastError"] for rule in rules if rule.get("lastError")} == {}
+
+
+@contextlib.contextmanager
+def fewer_experts(folder: Path) -> Iterator[tuple[str, Writer]]:
+    """Where a page with a worker's figures is, and what writes them: each time the layers have run another step."""
+    folder.mkdir()
+    tally, usage = Tally((MODEL, "0")), Usage([0, 1], 8, torch.device("cpu"))
+    settings = {"plan": "half", "mode": "prefill", "measured_for": "prefill", "fingerprint": "01234567", "share": 0.5}
+    experts_worker.announce(tally, settings)
+    before = torch.tensor([[0, 1], [1, 2], [3, 4]])
+
+    def step() -> None:
+        for layer in (0, 1):
+            usage.count(layer, before, [before[:, :1]])
+        experts_worker.show(tally, usage)
+
+    tally.watch("experts", step)
+    writer = Writer(tally, folder, "worker")
+    writer.write()
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(folder))
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)  # as vLLM's page: the other type allows no colons
+            self.end_headers()
+            self.wfile.write(generate_latest(registry))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}", writer
+        finally:
+            server.shutdown()
 
 
 @contextlib.contextmanager

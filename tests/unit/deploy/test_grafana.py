@@ -50,8 +50,8 @@ def test_prometheus_reads_every_query(promtool, tmp_path, edsd, vllm):
         ("vllm:num_requests_running", "vllm:"),
         ("vllm_num_requests_running", "vllm_"),
         ("ray_vllm_num_requests_running", "ray_vllm_"),
-        ("edsd:policy_info", "edsd:"),
-        ("edsd_policy_info", "edsd_"),
+        ("edsd:heartbeat_timestamp_seconds", "edsd:"),
+        ("edsd_heartbeat_timestamp_seconds", "edsd_"),
     ],
 )
 def test_a_spelling_is_found(name, prefix):
