@@ -43,7 +43,8 @@ def make(recipe: CarveRecipe, out: Path, say: Callable[[str], None], shown: Call
     carving = carve(dense, rows[: recipe.calibration_rows], recipe.experts, recipe.shared, recipe.seed)
     dense = dense.to(torch.bfloat16)
     moe: Any = AutoModelForCausalLM.from_pretrained(recipe.target, dtype=torch.bfloat16)
-    moe = student(moe, carving, recipe.shared, recipe.top_k, recipe.rank, recipe.seed)
+    trained = recipe.distilled_top_k or recipe.top_k
+    moe = student(moe, carving, recipe.shared, trained, recipe.rank, recipe.seed)
     marks = [fingerprint(folder) for folder in recipe.data]
     identity = recipe.model_dump(mode="json", exclude={"target", "data", "checkpoint_every"}) | {"data": marks}
     distil(dense, moe, rows, recipe, out.with_name(out.name + ".checkpoint.safetensors"), identity, shown)

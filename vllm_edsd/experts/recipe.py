@@ -15,6 +15,9 @@ class CarveRecipe(BaseModel):
     experts: int = Field(default=12, ge=2, description="routed experts per layer")
     shared: int = Field(default=384, ge=1, description="MLP neurons of the shared expert")
     top_k: int = Field(default=8, ge=1, description="routed experts per token")
+    distilled_top_k: int | None = Field(
+        default=None, ge=1, description="routed experts per token in the distillation, if others: fewer make each count"
+    )
     row: int = Field(default=256, ge=16, description="tokens in a row of packed samples")
     calibration_rows: int = Field(default=64, ge=1, description="rows that neurons are counted on")
     steps: int = Field(default=350, ge=0, description="of the distillation")
@@ -30,6 +33,7 @@ class CarveRecipe(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "CarveRecipe":
-        if self.top_k > self.experts:
-            raise ValueError(f"top_k {self.top_k} is above the number of experts {self.experts}")
+        for k in (self.top_k, self.distilled_top_k or 1):
+            if k > self.experts:
+                raise ValueError(f"{k} experts per token are more than the {self.experts} there are")
         return self
