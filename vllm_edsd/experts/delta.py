@@ -13,7 +13,7 @@ from vllm_edsd.errors import UserError
 from vllm_edsd.experts.carve import Carving
 from vllm_edsd.experts.student import MATRICES
 
-FILE = "carving.safetensors"
+FOLDER, FILE = "carving", "delta.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vllm_edsd.training.samples import fingerprint
 
 
 def make(recipe: CarveRecipe, out: Path, say: Callable[[str], None], shown: Callable[[Progress], None]) -> None:
-    """Writes the checkpoint, with the delta (`carving.safetensors`) and its provenance in it, to directory `out`.
+    """Writes the checkpoint, with the delta (`carving/delta.safetensors`) and its provenance in it, to directory `out`.
 
     The distillation's checkpoint is kept beside `out`. Raises UserError for a target that is not Llama-like, data that is
     too little, or a checkpoint of another recipe.
@@ -69,7 +69,9 @@ def write(moe: Any, delta: deltas.Delta, dense: Path, out: Path, provenance: dic
     with atomic(out) as partial:
         moe.save_pretrained(partial)
         copy_tokenizer(dense, partial)
-        deltas.write(delta, partial / deltas.FILE)
+        # vLLM loads every safetensors file that lies beside the weights.
+        (partial / deltas.FOLDER).mkdir()
+        deltas.write(delta, partial / deltas.FOLDER / deltas.FILE)
         (partial / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
 
 
