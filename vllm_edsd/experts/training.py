@@ -43,7 +43,7 @@ class Kept:
     full: torch.Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, whose tensors autograd refuses
 def keep(model: Any, texts: Sequence[Text], counts: Mapping[int, int], mode: Mode, report: Callable[[], None]) -> list[Kept]:
     """The texts' states under the plan, for hooks at any layer; `report()` after each."""
     layers = routed_layers(model)
