@@ -64,6 +64,8 @@ def validate(model: type[Model], data: Mapping[str, Any], place: str, spell: Cal
     `place` says where the data came from (a flag, a file); `spell` writes a key as its user wrote it. Raises UserError with
     the first wrong key, its value, and the keys or values that are valid.
     """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{place} is no mapping of names to values, but {data!r}")
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:

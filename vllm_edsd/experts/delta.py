@@ -68,5 +68,5 @@ def read(path: Path) -> Delta:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         changes = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in MATRICES}
         return Delta(tensors["order"], tensors["routers"], changes, shape["shared"], shape["top_k"])
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise UserError(f"carving {path} is missing or damaged ({error}); make it with: vllm-edsd experts carve") from error

@@ -121,7 +121,7 @@ def _restore(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["edsd"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error}); delete it to start over") from error
     for key in sorted(identity.keys() | header["identity"].keys()):
         if header["identity"].get(key) != identity.get(key):

@@ -13,6 +13,7 @@ from vllm_edsd.config import validate
 from vllm_edsd.errors import UserError
 from vllm_edsd.experts.hook import Hook
 from vllm_edsd.files import atomic
+from vllm_edsd.targets import require_target
 
 PLAN = "plan.json"
 HOOK = "hook.safetensors"
@@ -46,7 +47,7 @@ class Plan(BaseModel):
         for layer, count in self.experts.items():
             if not 1 <= count <= self.top_k:
                 raise ValueError(f"layer {layer} has {count} experts; possible are 1 to {self.top_k}")
-            if layer >= self.num_hidden_layers:
+            if not 0 <= layer < self.num_hidden_layers:
                 raise ValueError(f"layer {layer} is not one of {self.num_hidden_layers}")
         if self.hook and self.hook.layer not in self.experts:
             raise ValueError(f"the hook's layer {self.hook.layer} is no MoE layer of the plan")
@@ -65,7 +66,7 @@ def read(folder: Path) -> Plan:
         raise UserError(f"{folder} is no plan: it has no {PLAN}; make one with: vllm-edsd experts plan")
     try:
         data = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise UserError(f"{file} is not valid JSON ({error}); make it again with: vllm-edsd experts plan") from None
     plan = validate(Plan, data, str(file))
     if plan.hook and not (Path(folder) / HOOK).is_file():
@@ -80,8 +81,9 @@ def read_hook(folder: Path, place: HookPlace, hidden: int) -> Hook:
         with safe_open(Path(folder) / HOOK, "pt") as file:
             hook.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
     except (SafetensorError, RuntimeError, OSError) as error:
+        found = " ".join(str(error).split())
         raise UserError(
-            f"{Path(folder) / HOOK} is damaged or not for {hidden} dimensions at rank {place.rank} ({error}); train it again"
+            f"{Path(folder) / HOOK} is damaged or not for {hidden} dimensions at rank {place.rank} ({found}); train it again"
         ) from None
     return hook
 
@@ -107,11 +109,12 @@ def fingerprint(folder: Path) -> str:
 
 
 def check(plan: Plan, folder: Path, target: Path) -> None:
-    """Raises UserError where the plan was made for another model, layer count or number of experts per token."""
+    """Raises UserError where there is no target, or the plan was made for another, layer count or experts per token."""
     from transformers import AutoConfig
 
     from vllm_edsd.fingerprint import model_fingerprint
 
+    require_target(target)
     config = AutoConfig.from_pretrained(target)
     for name, found in (("num_hidden_layers", config.num_hidden_layers), ("top_k", top_k(config))):
         if getattr(plan, name) != found:

@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from vllm_edsd.errors import UserError
 from vllm_edsd.experts.plan import Mode
 from vllm_edsd.experts.reduction import reduced
 from vllm_edsd.experts.replay import Pass, go_on, predictions, record
@@ -47,8 +48,10 @@ class ExpertsProfile(BaseModel):
 
 @torch.inference_mode()
 def measure(model: Any, texts: Sequence[Text], mode: Mode, report: Callable[[], None] = lambda: None) -> list[LayerProfile]:
-    """The layers of `model` on `texts`; `report()` after each layer of each text."""
+    """The layers of `model` on `texts`; `report()` after each layer of each text. Raises UserError where K is 1."""
     layers = routed_layers(model)
+    if layers[0].top_k == 1:
+        raise UserError(f"{type(model).__name__} sends a token to one expert per layer; there are none to leave out")
     totals = [torch.zeros(layer.top_k) for layer in layers]
     shares = [torch.zeros(layer.top_k) for layer in layers]
     loads = [torch.zeros(layer.experts) for layer in layers]

@@ -29,11 +29,11 @@ def read_rows(folders: Sequence[Path], length: int, held_out: int, seed: int) ->
         kept -= 1
         need -= len(shuffled[kept].tokens)
     training, evaluation = shuffled[:kept], shuffled[kept:]
-    if not training or need > 0:
+    rows = pack(training, length) if training else torch.empty(0, length)
+    if not len(rows) or need > 0:
         places = ", ".join(str(folder) for folder in folders)
         raise UserError(
             f"{places}: too few tokens for {held_out} held-out rows of {length}; regenerate more, or hold out fewer"
         )
     generator = torch.Generator().manual_seed(seed)
-    rows = pack(training, length)
     return rows[torch.randperm(len(rows), generator=generator)], pack(evaluation, length)[:held_out]
