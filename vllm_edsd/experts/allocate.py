@@ -10,7 +10,7 @@ def allocate(divergence: Mapping[int, Sequence[float]], budget: float) -> dict[i
     some up; a step may span several experts, since D need not be convex.
     """
     counts = {layer: len(curve) for layer, curve in divergence.items()}
-    target = budget * sum(counts.values())
+    target = _whole(budget * sum(counts.values()))
     while sum(counts.values()) > target:
         steps = [
             ((divergence[layer][k - 1] - divergence[layer][count - 1]) / (count - k), layer, k)
@@ -21,10 +21,15 @@ def allocate(divergence: Mapping[int, Sequence[float]], budget: float) -> dict[i
             break
         _, layer, k = min(steps)
         # No further than the budget asks.
-        counts[layer] = max(k, counts[layer] - max(1, round(sum(counts.values()) - target)))
+        counts[layer] = max(k, counts[layer] - (sum(counts.values()) - target))
     return counts
 
 
 def uniform(layers: Sequence[int], top_k: int, budget: float) -> dict[int, int]:
     """The same number of experts everywhere, at most `budget` times the model's, at least one: the baseline."""
-    return dict.fromkeys(layers, max(1, int(budget * top_k)))
+    return dict.fromkeys(layers, max(1, _whole(budget * top_k)))
+
+
+def _whole(count: float) -> int:
+    """Rounded down, but for what floating point lacks: 17/28 of 28 is 17."""
+    return int(count + 1e-9)

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_edsd.errors import UserError
-from vllm_edsd.experts.texts import LONGEST, Text
+from vllm_edsd.experts.texts import LEAST, LONGEST, Text
 from vllm_edsd.json_lines import read_lines
 
 
@@ -38,23 +38,25 @@ def read_questions(
     """`count` questions of `file`, each with `options` answers.
 
     `encode` gives the tokens of a user's turn up to where the answer starts, `answer` those of an answer. Raises UserError
-    where the file has too few questions with references.
+    where the file has too few questions with references that are not too long, or too few different answers.
     """
-    asked = [
-        line for line in read_lines(file, Asked, "question file", "`id`, `turns` and `reference`", "") if line.reference
-    ]
-    if len(asked) < max(count, options):
-        raise UserError(f"{file} has {len(asked)} questions with a `reference`, and {max(count, options)} are needed")
+    lines = read_lines(file, Asked, "question file", "`id`, `turns` and `reference`", "")
+    prompts = [(encode(line.turns[0]), line.reference) for line in lines if line.reference]
+    asked = [(prompt, reference) for prompt, reference in prompts if len(prompt) <= LONGEST - LEAST]
+    references = sorted({reference for _, reference in asked})
+    if len(asked) < count or len(references) < options:
+        raise UserError(
+            f"{file} has {len(asked)} questions with a `reference` and room for it in {LONGEST} tokens, with "
+            f"{len(references)} different answers; {count} and {options} are needed"
+        )
     chooser = random.Random(seed)
     group = file.name.partition(".")[0]
     questions = []
-    for line in chooser.sample(asked, count):
-        others = chooser.sample([other for other in asked if other.reference != line.reference], options - 1)
+    for prompt, reference in chooser.sample(asked, count):
+        given = chooser.sample([other for other in references if other != reference], options - 1)
         right = chooser.randrange(options)
-        given = [other.reference for other in others]
-        given.insert(right, line.reference)
-        prompt = encode(line.turns[0])
-        questions.append(Question(group, [_text(prompt, answer(str(text))) for text in given], right))
+        given.insert(right, reference)
+        questions.append(Question(group, [_text(prompt, answer(text)) for text in given], right))
     return questions
 
 

@@ -33,10 +33,12 @@ class Arm:
     def on(self, layers: Sequence[RoutedLayer], rows: torch.Tensor) -> Iterator[None]:
         """Within it the model computes as this arm where `rows`."""
         handles = add_output(layers, self.fits, rows) if self.fits else []
-        with reduced(layers, self.counts, rows, dict([self.hook]) if self.hook else None):
-            yield
-        for handle in handles:
-            handle.remove()
+        try:
+            with reduced(layers, self.counts, rows, dict([self.hook]) if self.hook else None):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @dataclasses.dataclass(frozen=True)

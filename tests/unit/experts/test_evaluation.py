@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+
+from vllm_edsd.experts.choices import Question
+from vllm_edsd.experts.evaluation import Arm, evaluate
+from vllm_edsd.experts.hook import Hook
+from vllm_edsd.experts.texts import Text
+
+FULL, FEWER = dict.fromkeys(range(3), 4), {0: 1, 1: 2, 2: 1}
+
+
+@pytest.fixture
+def arms():
+    hook = Hook(64, 4)
+    torch.nn.init.normal_(hook.up, std=0.5)
+    return [
+        Arm("full", FULL),
+        Arm("fewer", FEWER),
+        Arm("ridge", FEWER, fits={0: torch.randn(64, 64) * 0.1}),
+        Arm("hook", FEWER, hook=(1, hook)),
+        Arm("idle hook", FEWER, hook=(1, Hook(64, 4))),
+        Arm("idle fit", FEWER, fits={0: torch.zeros(64, 64)}),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["prefill", "all"])
+def test_arms_side_by_side(family, mode, make_moe, arms, texts):
+    model = make_moe(family)
+    scores = {score.arm: score for score in evaluate(model, arms, texts, [], mode)}
+    with torch.inference_mode():
+        losses = [
+            -model(text.tokens).logits[0].log_softmax(-1)[text.scored].gather(1, text.wanted[:, None]) for text in texts
+        ]
+    full, fewer = scores["full"], scores["fewer"]
+    assert full.perplexity == pytest.approx(math.exp(torch.cat(losses).mean()), rel=1e-4)
+    assert full.low <= full.perplexity <= full.high and full.low < full.high
+    assert (full.divergence, full.agreement, full.experts_per_token) == (pytest.approx(0, abs=1e-6), 1.0, 4.0)
+    assert fewer.divergence > 0.01 and fewer.agreement < 1 and fewer.experts_per_token == pytest.approx(4 / 3)
+    for repaired in ("ridge", "hook"):
+        assert scores[repaired].divergence != pytest.approx(fewer.divergence, rel=1e-3)
+    for idle in ("idle hook", "idle fit"):
+        assert scores[idle].divergence == pytest.approx(fewer.divergence, rel=1e-4)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_an_arm_that_fails_leaves_nothing_behind(make_moe, texts):
+    model = make_moe()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        evaluate(model, [Arm("misfit", FEWER, fits={0: torch.zeros(3, 3)})], texts, [], "all")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def planted(model, prompt, right):
+    """A question whose right answer is what the model says itself, the others what it finds least likely."""
+    answers = []
+    for place in range(4):
+        tokens = prompt.clone()
+        for _ in range(6 + place):  # of uneven length: the mean per token decides
+            with torch.inference_mode():
+                last = model(tokens).logits[0, -1]
+            tokens = torch.cat([tokens, (last.argmax() if place == right else last.argsort()[place])[None, None]], dim=1)
+        answers.append(Text(tokens, prompt.shape[1]))
+    return Question("planted", answers, right)
+
+
+def test_planted_multiple_choice_is_answered(make_moe, arms, tokens, texts):
+    model = make_moe()
+    questions = [planted(model, tokens(12, seed), seed % 4) for seed in range(8)]
+    wrong = [Question("wrong", question.answers, (question.right + 1) % 4) for question in questions]
+    told = []
+    scores = evaluate(model, arms[:2], texts[:1], [*questions, *wrong], "all", lambda: told.append(1))
+    assert scores[0].accuracy == {"planted": 1.0, "wrong": 0.0}
+    assert scores[1].accuracy.keys() == {"planted", "wrong"}
+    assert len(told) == 2 * (1 + 16)
