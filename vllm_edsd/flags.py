@@ -74,6 +74,8 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
             f"{spell('drafter')} and --{rival.replace('_', '-')} (value {getattr(namespace, rival)}) both configure "
             "speculative decoding; give one of them"
         )
+    if flagged.keys() == {"experts_mode"} and STARTERS.isdisjoint(given):
+        raise UserError(f"{spell('experts_mode')} needs a plan; add {flag('experts')} PLAN or set {variable('experts')}")
     if STARTERS.isdisjoint(given):
         raise UserError(f"{spell(next(iter(flagged)))} needs a drafter; add {FLAG} DRAFTER or set {variable('drafter')}")
     config = validate(ServeConfig, given, FLAG, spell)

@@ -62,7 +62,13 @@ def engine_arguments(
     Raises UserError for a drafter that is absent, damaged or not made for `target`, and for what the obstacle forbids.
     """
     arguments = _speculation(config, target, obstacle, coefficients)
-    return arguments if config.experts is None else _with_experts(arguments, config, target, obstacle)
+    if config.experts is not None:
+        return _with_experts(arguments, config, target, obstacle)
+    if config.experts_mode != ServeConfig.model_fields["experts_mode"].default:
+        raise UserError(
+            f"experts_mode {config.experts_mode!r} is for fewer experts, and there is no plan; give experts, or leave it out"
+        )
+    return arguments
 
 
 def _speculation(

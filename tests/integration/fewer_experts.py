@@ -70,13 +70,14 @@ def answers(folder: Path, way: set[str]) -> dict:
     tokens = [list(answer.outputs[0].token_ids) for answer in said]
     again = ask([[*prompt, *answer, 7, 8, 9] for prompt, answer in zip(PROMPTS, tokens, strict=True)])
     counts = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
-    usage = llm.collective_rpc("expert_usage")[0] if "stock" not in way else None
+    usage = llm.collective_rpc("expert_usage") if "stock" not in way else [None]
     return {
         "answers": tokens,
         "logprobs": [_logprobs(answer) for answer in said],
         "again": [list(answer.outputs[0].token_ids) for answer in again],
         "again_logprobs": [_logprobs(answer) for answer in again],
-        "usage": usage,
+        "usage": usage[0],
+        "ranks": len([rank for rank in usage if rank == usage[0]]),
         "preemptions": counts.get("vllm:num_preemptions", 0),
         "hits": counts.get("vllm:prefix_cache_hits", 0),
         "drafted": counts.get("vllm:spec_decode_num_draft_tokens", 0),

@@ -39,7 +39,7 @@ SHAPE = {
 }
 COUNTS = {0: 2, 1: 1, 2: 4, 3: 2}
 WAYS = ("stock", "prefill+whole", "prefill", "all", "prefill+cached", "prefill+cached+unsalted", "prefill+tight")
-OTHERS = ("prefill+drafting", "prefill+compiled", "all+compiled", "prefill+bfloat16")
+OTHERS = ("prefill+drafting", "prefill+compiled", "all+compiled", "prefill+bfloat16", "prefill+two")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,14 @@ def test_drafting_changes_nothing(folder):
 @pytest.mark.parametrize("mode", ["prefill", "all"])
 def test_compiled_code_does_not_freeze_the_mode(folder, mode):
     assert said(folder, f"{mode}+compiled")["answers"] == said(folder, mode)["answers"]
+
+
+def test_two_ranks_say_and_count_what_one_does(folder):
+    one, two = said(folder, "prefill"), said(folder, "prefill+two")
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    assert (two["answers"], two["again"]) == (one["answers"], one["again"])
+    assert two["usage"] == one["usage"]
+    torch.testing.assert_close(torch.tensor(two["logprobs"]), torch.tensor(one["logprobs"]), atol=1e-3, rtol=0)
 
 
 def test_bfloat16_runs(folder):

@@ -13,9 +13,9 @@ rises = st.floats(0.001, 1.0)
 
 
 @st.composite
-def curves(draw, convex=False, layers=st.integers(1, 4), top_k=st.integers(1, 5)):
+def curves(draw, convex=False):
     """D_l(k) for k = 1..K, falling to zero; `convex` where each expert less costs more than the one before."""
-    count, experts = draw(layers), draw(top_k)
+    count, experts = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     found = {}
     for layer in range(count):
         steps = draw(st.lists(rises, min_size=experts - 1, max_size=experts - 1))

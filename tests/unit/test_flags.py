@@ -3,11 +3,14 @@ import importlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vllm_edsd import flags
+from vllm_edsd.experts import plan as plans
+from vllm_edsd.fingerprint import model_fingerprint
 from vllm_edsd.policy.registry import names
 
 
@@ -47,7 +50,24 @@ def parse(make_target):
     return run
 
 
-def refusal(parse, capsys, *arguments: str, **options: str) -> str:
+MOE = {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "num_experts_per_tok": 4}
+
+
+@pytest.fixture
+def moe(make_target) -> Path:
+    return make_target("moe", **MOE)
+
+
+@pytest.fixture
+def plan(moe, tmp_path) -> Path:
+    found = plans.Plan(
+        model=model_fingerprint(moe), mode="prefill", num_hidden_layers=4, top_k=4, experts=dict.fromkeys(range(4), 2)
+    )
+    plans.write(found, None, tmp_path / "plan")
+    return tmp_path / "plan"
+
+
+def refusal(parse, capsys, *arguments: str, **options: Any) -> str:
     with pytest.raises(SystemExit) as ended:
         parse(*arguments, **options)
     assert ended.value.code == 2
@@ -214,6 +234,50 @@ def test_option_without_drafter_says_what_to_add(parse, capsys):
     )
 
 
+def test_a_plan_alone_turns_it_on(parse, moe, plan):
+    given = '{"mine": 1}'
+    namespace, prepared = parse("--edsd.experts", str(plan), "--additional-config", given, target=moe)
+    assert namespace.speculative_config is None and prepared == [None]
+    assert namespace.worker_cls == "vllm_edsd.engine.experts_worker.ExpertsCPUWorker"
+    assert namespace.additional_config["mine"] == 1
+    found = namespace.additional_config["edsd"]["experts"]
+    assert (found["plan"], found["mode"]) == (str(plan), "prefill")
+
+
+def test_a_plan_from_the_environment(parse, moe, plan, monkeypatch):
+    monkeypatch.setenv("EDSD_EXPERTS", str(plan))
+    monkeypatch.setenv("EDSD_EXPERTS_MODE", "all")
+    assert parse(target=moe)[0].additional_config["edsd"]["experts"]["mode"] == "all"
+    other = parse("--edsd.experts-mode", "prefill", target=moe)[0]
+    assert other.additional_config["edsd"]["experts"]["mode"] == "prefill"
+
+
+def test_a_plan_goes_with_another_kind_of_speculation(parse, moe, plan):
+    namespace, _ = parse("--edsd.experts", str(plan), "--speculative-config", '{"method": "ngram"}', target=moe)
+    assert namespace.speculative_config == {"method": "ngram"}
+    assert namespace.additional_config.keys() == {"edsd"}
+
+
+def test_a_plan_that_cannot_be_used_is_refused(parse, moe, plan, make_target, capsys):
+    assert "ranks disagree" in refusal(parse, capsys, "--edsd.experts", str(plan), target=moe, obstacle="ranks disagree")
+    assert "is no plan" in refusal(parse, capsys, "--edsd.experts", "nothing-there", target=moe)
+    other = make_target("other", **MOE, rope_theta=5.0)
+    assert "made for another model" in refusal(parse, capsys, "--edsd.experts", str(plan), target=other)
+    assert "has None" in refusal(parse, capsys, "--edsd.experts", str(plan))  # a dense target
+
+
+def test_an_unknown_mode_lists_the_known(parse, moe, plan, capsys):
+    told = refusal(parse, capsys, "--edsd.experts", str(plan), "--edsd.experts-mode", "decode", target=moe)
+    assert "--edsd.experts-mode (" in told and " cannot be 'decode': " in told and "'prefill' or 'all'" in told
+
+
+def test_options_without_what_they_are_for(parse, moe, plan, capsys):
+    told = refusal(parse, capsys, "--edsd.experts", str(plan), "--edsd.num-tokens", "3", target=moe)
+    assert "num_tokens '3' is for a drafter, and there is none" in told
+    told = refusal(parse, capsys, "--edsd.experts-mode", "all")
+    assert "--edsd.experts-mode needs a plan; add --edsd.experts PLAN or set EDSD_EXPERTS" in told
+
+
 def test_broken_json_is_refused(parse, capsys):
     assert "is not valid JSON" in refusal(parse, capsys, "--edsd", '{"drafter": ')
 
@@ -233,6 +297,8 @@ def test_absent_and_misfit_drafters_are_refused(parse, make_drafter, capsys):
         (["serve", "m", "--edsd.num-tokens", "3"], {}, True),
         (["serve", "m", "--edsdx"], {}, False),
         (["serve", "m"], {"EDSD_DRAFTER": "x"}, True),
+        (["serve", "m"], {"EDSD_EXPERTS": "x"}, True),
+        (["serve", "m"], {"EDSD_EXPERTS_MODE": "all"}, False),
         (["serve", "m"], {"EDSD_DRAFTER": "", "EDSD_NUM_TOKENS": "3"}, False),
     ],
 )

@@ -109,7 +109,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def check(plan: Plan, folder: Path, target: Path) -> None:
-    """Raises UserError where there is no target, or the plan was made for another, layer count or experts per token."""
+    """Raises UserError where there is no target, or the plan was made for another, layer count or experts per token, or its hook is damaged."""
     from transformers import AutoConfig
 
     from vllm_edsd.fingerprint import model_fingerprint
@@ -123,6 +123,8 @@ def check(plan: Plan, folder: Path, target: Path) -> None:
             )
     if plan.model != model_fingerprint(target):
         raise UserError(f"plan {folder} was made for another model than {target}; plan anew with: vllm-edsd experts profile")
+    if plan.hook:
+        read_hook(folder, plan.hook, config.hidden_size)
 
 
 def top_k(config: Any) -> int | None:
