@@ -26,7 +26,7 @@ def plan(
 
     try:
         measured = validate(ExpertsProfile, json.loads(profile.read_text()), str(profile))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"profile {profile} cannot be read ({error}); make one with: vllm-edsd experts profile") from None
     if budget * measured.top_k < 1:
         raise UserError(f"budget {budget} leaves less than one of {measured.top_k} experts per token; give more")
