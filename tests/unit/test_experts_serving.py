@@ -16,8 +16,12 @@ from vllm_edsd.fingerprint import model_fingerprint
 EXPERTS_WORKER = "vllm_edsd.engine.experts_worker.ExpertsCPUWorker"
 ADAPTIVE_WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
 MOE = {
-    "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "num_experts": 8, "num_experts_per_tok": 4,
-    "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64,
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "model_type": "qwen2_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 64,
 }
 
 

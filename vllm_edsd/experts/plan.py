@@ -109,7 +109,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def check(plan: Plan, folder: Path, target: Path) -> None:
-    """Raises UserError where there is no target, or the plan was made for another, layer count or experts per token, or its hook is damaged."""
+    """Raises UserError where there is no target, where the plan was made for another model, layer count or number of
+    experts per token, and where its hook is damaged."""
     from transformers import AutoConfig
 
     from vllm_edsd.fingerprint import model_fingerprint
