@@ -32,11 +32,9 @@ def make(recipe: CarveRecipe, out: Path, say: Callable[[str], None], shown: Call
     dense: Any = AutoModelForCausalLM.from_pretrained(recipe.target, dtype=torch.float32)
     if dense.config.model_type != "llama":
         raise UserError(f"target {recipe.target} is of type {dense.config.model_type}; only llama is carved")
-    width = dense.config.intermediate_size
-    if (width - recipe.shared) % recipe.experts:
-        raise UserError(
-            f"shared {recipe.shared} leaves {width - recipe.shared} neurons, no multiple of experts {recipe.experts}"
-        )
+    routed = dense.config.intermediate_size - recipe.shared
+    if routed <= 0 or routed % recipe.experts:
+        raise UserError(f"shared {recipe.shared} leaves {routed} neurons, which do not divide into experts {recipe.experts}")
     rows, held_out = read_rows(recipe.data, recipe.row, recipe.held_out_rows, recipe.seed)
     say(f"{len(rows)} rows of {recipe.row} tokens; counting neurons on {min(len(rows), recipe.calibration_rows)}")
     torch.manual_seed(recipe.seed)
