@@ -16,11 +16,10 @@ def bar(console: Console) -> Progress:
 
 
 def load(target: Path, dtype: str) -> Any:
-    """The target as a frozen transformers model of `dtype`. Raises UserError for a directory without a checkpoint."""
+    """The target as a frozen transformers model of `dtype` on the CPU. Raises UserError for a directory without a checkpoint."""
     import torch
     from transformers import AutoModelForCausalLM
 
     require_target(target)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(target, dtype=getattr(torch, dtype), device_map=device)
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=getattr(torch, dtype))
     return model.eval().requires_grad_(False)
