@@ -16,7 +16,7 @@ def bar(console: Console) -> Progress:
 
 
 def load(target: Path, dtype: str) -> Any:
-    """The target as a frozen transformers model of `dtype` on the CPU. Raises UserError for a directory without a checkpoint."""
+    """The target as a frozen transformers model of `dtype` on the CPU. Raises UserError where there is no checkpoint."""
     import torch
     from transformers import AutoModelForCausalLM
 
