@@ -29,7 +29,7 @@ class HookRecipe(BaseModel):
     rank: int = Field(default=64, ge=1)
     epochs: int = Field(default=2, ge=1)
     texts_per_step: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     divergence_weight: float = Field(default=1.0, ge=0, description="a in CE + a * KL(full || reduced)")
     seed: int = Field(default=0, ge=0)
 

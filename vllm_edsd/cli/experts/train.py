@@ -18,7 +18,7 @@ def train(
     sweep_texts: Annotated[int, typer.Option(min=2, help="Of those, how many each layer is tried on.")] = 48,
     held_out: Annotated[int, typer.Option(min=1, help="Answers, not trained on, that choose the layer.")] = 16,
     rank: Annotated[int, typer.Option(min=1, help="Width of the hook.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train the hook at several layers on few answers, then at the best one on all; the target stays as it is."""
@@ -83,6 +83,8 @@ def train(
         table.add_row(f"{tested}, {sweep_texts} texts", f"{value:.4f}")
     table.add_row(f"{best}, {texts} texts", f"{after:.4f}")
     Console().print(table)
+    if after >= before:
+        console.print("this hook does not help: serve the plan without it, or try more texts, other layers or a lower rate")
     console.print(f"wrote {out}")
 
 
