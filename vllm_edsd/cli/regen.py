@@ -90,5 +90,5 @@ def restart_with_preloads() -> None:
     """On CPU, starts this command again with the allocator and OpenMP that it wants: they load only with the process."""
     import torch
 
-    if not torch.cuda.is_available() and not sys.argv[0].endswith(".py"):
+    if not torch.cuda.is_available() and Path(sys.argv[0]).name == "vllm-edsd":
         restart("vllm_edsd.cli.main")
