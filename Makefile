@@ -30,7 +30,7 @@ tools:  ## Prometheus from Debian, as root, where it is missing; without it the 
 	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; }
 
 test: $(READY)  ## every test, through a real server too
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 soak: $(READY)  ## 15 minutes of good, bad and broken-off requests to a real server; MINUTES and JSON change that
 	$(BIN)/python benchmarks/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(JSON),--json $(JSON))

@@ -1,7 +1,6 @@
 """The bundled target, a tiny real one with its data, the docs' packages, what kustomize renders; each made once."""
 
 import functools
-import os
 import re
 import shutil
 import subprocess
@@ -14,9 +13,6 @@ import pytest
 import torch
 import yaml
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Test files run side by side: an engine's threads, kept to cores of their own, would take those of the others' engines.
-    os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 from vllm_edsd.targets import default_target
 from vllm_edsd.training.samples import Sample, write_shard

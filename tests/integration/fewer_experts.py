@@ -54,7 +54,7 @@ def answers(folder: Path, way: set[str]) -> dict:
     if "unsalted" in way:
         cache_salt.keys = lambda *_: []
     if "tight" in way:
-        engine["kv_cache_memory_bytes"] = 12 << 15  # 12 blocks, too few for the load: requests are preempted
+        engine["kv_cache_memory_bytes"] = 11 << 15  # 11 blocks, too few for the load: requests are preempted
     if "compiled" in way:
         engine["enforce_eager"] = False
     dtype = "bfloat16" if "bfloat16" in way else "float32"

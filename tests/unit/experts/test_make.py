@@ -48,7 +48,7 @@ def test_a_checkpoint_with_its_delta_and_provenance(recipe, tmp_path):
     moe = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "moe", dtype=torch.float32)
     assert type(moe) is transformers.Qwen2MoeForCausalLM
     assert (moe.config.num_experts, moe.config.num_experts_per_tok, moe.config.moe_intermediate_size) == (4, 2, 16)
-    delta = deltas.read(tmp_path / "moe" / deltas.FILE)
+    delta = deltas.read(tmp_path / "moe" / deltas.FOLDER / deltas.FILE)
     assert (delta.shared, delta.top_k) == (16, 2)
     provenance = json.loads((tmp_path / "moe" / "provenance.json").read_text())
     assert provenance["recipe"]["steps"] == 3 and provenance["data"][0].startswith("sha256:")
