@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 
-
 from vllm_edsd.targets import default_target
 from vllm_edsd.training.samples import Sample, write_shard
 
