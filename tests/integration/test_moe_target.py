@@ -56,12 +56,15 @@ def test_it_speaks_nearly_as_well_as_the_dense_target_and_needs_its_experts(moe,
     assert (cut - whole).exp() > 1.15
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.2)])
 def test_vllm_and_transformers_agree(moe, tokens, tmp_path, dtype, tolerance):
     (tmp_path / "tokens.json").write_text(json.dumps(tokens))
     command = [sys.executable, SCRIPT, moe, dtype, tmp_path / "tokens.json", tmp_path / "out.json"]
     subprocess.run(command, check=True, timeout=300)
     found = torch.tensor(json.loads((tmp_path / "out.json").read_text()))
     expected = logprobs(load(moe, getattr(torch, dtype)), tokens)
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
-    assert (found - expected).mean().abs() < tolerance / 5
+    gaps = found - expected
+    assert gaps.abs().mean() < tolerance
+    assert gaps.mean().abs() < tolerance / 4
+    if dtype == "float32":
+        assert gaps.abs().max() < tolerance
