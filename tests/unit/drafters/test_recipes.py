@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from vllm_edsd.cli.train import read_recipe
 from vllm_edsd.drafters import factory
 from vllm_edsd.drafters.config import DrafterConfig
+from vllm_edsd.training.recipe import Recipe
 
 ROOT = Path(factory.__file__).parent
 RECIPES = sorted(ROOT.glob("*/*.yaml"))
@@ -26,14 +27,14 @@ def parameters(recipe, target):
 
 
 def test_the_matched_baselines_are_as_large_as_ours(target):
-    ours = parameters(read_recipe(ROOT / "edsd" / "smollm2.yaml"), target)
+    ours = parameters(read_recipe(ROOT / "edsd" / "smollm2.yaml", Recipe), target)
     for name in ("smollm2-matched.yaml", "smollm2-3.1.yaml"):
-        assert parameters(read_recipe(ROOT / "eagle3" / name), target) == pytest.approx(ours, rel=0.01)
-    assert parameters(read_recipe(ROOT / "eagle3" / "smollm2.yaml"), target) < 0.9 * ours
+        assert parameters(read_recipe(ROOT / "eagle3" / name, Recipe), target) == pytest.approx(ours, rel=0.01)
+    assert parameters(read_recipe(ROOT / "eagle3" / "smollm2.yaml", Recipe), target) < 0.9 * ours
 
 
 def test_all_arms_share_data_steps_and_curriculum():
-    first, *others = (read_recipe(path).model_dump() for path in RECIPES)
+    first, *others = (read_recipe(path, Recipe).model_dump() for path in RECIPES)
     assert len(others) == 3
     own = {"drafter", "layers", "intermediate_size"}
     for other in others:
