@@ -4,6 +4,7 @@ The engine is made to do everything that drafts of changing length could upset: 
 and go, a KV cache too small for all of them (preemption), and prompts whose beginnings are cached.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
 
 import numpy as np
 
+from vllm_edsd.engine.enough import Enough
 from vllm_edsd.policy.base import DraftPolicy
 
 K = 5
@@ -24,10 +26,10 @@ LENGTHS = (3, 9, 40, 17, 90, 64, 33, 128, 12, 75, 50, 21)
 class Chaos(DraftPolicy):
     """Decides at random, on and off for long enough that the drafter has to catch up."""
 
-    def __init__(self, max_tokens):
+    def __init__(self, max_tokens, on=True):
         super().__init__(max_tokens)
         self.random = random.Random(7)
-        self.on, self.left = True, 5
+        self.on, self.left = on, 5
 
     def start(self, requests):
         self.left -= 1
@@ -60,6 +62,7 @@ def main(target: str, drafter: str, out: str) -> None:
     from vllm import LLM, SamplingParams, TokensPrompt
 
     import vllm_edsd
+    from vllm_edsd.engine import proposer
     from vllm_edsd.policy import registry
 
     llm = LLM(
@@ -106,13 +109,23 @@ def main(target: str, drafter: str, out: str) -> None:
         result |= {key: after[key] - before.get(key, 0) for key in after if "spec_decode" in key or "preempt" in key}
         results[name] = result
     drafts = {}
-    for name in ("fixed", "chaos", "control"):
+    makers |= {"late": lambda most: Chaos(most, on=False)}
+    for name in ("fixed", "chaos", "late", "chaos-control", "late-control"):
         llm.reset_prefix_cache()
-        runner.drafter.policy = makers.get(name, Chaos)(K)
-        if name == "control":
+        runner.drafter.policy = makers[name.removesuffix("-control")](K)
+        if name == "chaos-control":
             runner.drafter.backlog.add = lambda *_: None
+        if name == "late-control":
+            proposer.reading = unread
         drafts[name] = recorded(runner, lambda: llm.generate([TokensPrompt(prompt_token_ids=start)], params[-1]))
     Path(out).write_text(json.dumps({"results": results, "drafts": drafts}))
+
+
+@contextlib.contextmanager
+def unread(_):
+    """In place of `reading`: nothing is read."""
+    raise Enough
+    yield
 
 
 def recorded(runner, generate) -> dict[int, list[list[float]]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
+Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # tokens, positions, hidden states of a step
 MOST = 256  # tokens of one request; then the drafter reads them without drafting
 
 
@@ -18,11 +19,12 @@ class Backlog:
     def __init__(self, block_size: Callable[[], int], capacity: int):
         self.block_size = block_size
         self.capacity = capacity
-        self.waiting: dict[str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {}
+        self.waiting: dict[str, list[Part]] = {}
+        self.counts: dict[str, int] = {}  # tokens of each request that wait
 
     def room(self) -> bool:
         """Whether another step may be put off."""
-        return all(sum(len(part[0]) for part in parts) < MOST for parts in self.waiting.values())
+        return max(self.counts.values(), default=0) < MOST
 
     def add(
         self,
@@ -34,9 +36,9 @@ class Backlog:
     ) -> None:
         """Puts off a step: tokens [N], positions [N] and hidden states [N, ...] of `requests`, in their order."""
         starts = metadata.query_start_loc_cpu.tolist()
+        tokens, positions, hidden = tokens.clone(), positions.clone(), hidden.clone()
         for request, begin, end in zip(requests, starts, starts[1:], strict=False):
-            part = (tokens[begin:end].clone(), positions[begin:end].clone(), hidden[begin:end].clone())
-            self.waiting.setdefault(request, []).append(part)
+            self._wait(request, [(tokens[begin:end], positions[begin:end], hidden[begin:end])])
 
     def take(
         self,
@@ -55,17 +57,18 @@ class Backlog:
         for request, begin, end in zip(requests, starts, starts[1:], strict=False):
             now = (tokens[begin:end], positions[begin:end], hidden[begin:end])
             before = self.waiting.pop(request, [])
+            waited = self.counts.pop(request, 0)
             # A request that was preempted starts anew and reads everything again.
             if before and int(before[-1][1][-1]) + 1 == int(now[1][0]):
                 late.append((request, before, now))
                 parts += before
-                end += sum(len(part[0]) for part in before)
+                end += waited
             parts.append(now)
             lengths.append(end - begin)
         fits = sum(lengths) <= self.capacity
         if not fits:
             for request, before, now in late:
-                self.waiting[request] = [*before, (now[0].clone(), now[1].clone(), now[2].clone())]
+                self._wait(request, [*before, (now[0].clone(), now[1].clone(), now[2].clone())])
         if not late or not fits:
             return metadata, tokens, positions, hidden
         tokens, positions, hidden = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -96,3 +99,8 @@ class Backlog:
         """These requests are finished."""
         for request in requests:
             self.waiting.pop(request, None)
+            self.counts.pop(request, None)
+
+    def _wait(self, request: str, parts: list[Part]) -> None:
+        self.waiting.setdefault(request, []).extend(parts)
+        self.counts[request] = self.counts.get(request, 0) + sum(len(part[0]) for part in parts)

@@ -14,6 +14,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm_edsd.errors import UserError
 from vllm_edsd.experts import plan as plans
 from vllm_edsd.experts.hook import Hook
+from vllm_edsd.experts.reduction import largest
 from vllm_edsd.experts.usage import Usage
 
 
@@ -51,9 +52,7 @@ def install(model: torch.nn.Module, config: Any, folder: Path, mode: plans.Mode)
     """
     plan = plans.read(folder)
     text = config.model_config.hf_text_config
-    for name, has in (("num_hidden_layers", text.num_hidden_layers), ("top_k", plans.top_k(text))):
-        if getattr(plan, name) != has:
-            raise UserError(f"plan {folder} has {name} {getattr(plan, name)}, and the target {has}; plan anew")
+    plans.check_sizes(plan, folder, "the target", text)
     rows = Rows(config.scheduler_config.max_num_batched_tokens, next(model.parameters()).device, mode == "all")
     found = {module.layer_id: (name, module) for name, module in model.named_modules() if isinstance(module, MoERunner)}
     if missing := sorted(plan.experts.keys() ^ found.keys()):
@@ -98,11 +97,8 @@ def _cut(runner: MoERunner, k: int, rows: Rows, usage: Usage, layer: int) -> Non
             usage.count(layer, before, after)
 
     def fewer(weights: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        top = weights.topk(k, dim=-1)
-        values = top.values
-        if renormalises:
-            values = values * (weights.sum(-1, keepdim=True) / values.sum(-1, keepdim=True))
-        return values, ids.gather(-1, top.indices)
+        values, places = largest(weights, k, renormalises)
+        return values, ids.gather(-1, places)
 
     def forward_modular(
         x: torch.Tensor,

@@ -112,6 +112,7 @@ ADAPT = (
     Hook("vllm.distributed.parallel_state", "GroupCoordinator.broadcast_object", ("self", "obj")),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
     Hook("vllm.v1.worker.cpu_worker", "CPUWorker.execute_model", ("self", "scheduler_output")),
+    Hook(RUNNER, "GPUModelRunner._prepare_inputs", ("self", "scheduler_output", "num_scheduled_tokens")),
     Hook(RUNNER, "GPUModelRunner._sample", ("self", "logits", "spec_decode_metadata")),
     Hook(
         RUNNER,

@@ -15,7 +15,9 @@ from vllm.v1.spec_decode.eagle import EagleProposer
 
 from vllm_edsd.engine.backlog import Backlog
 from vllm_edsd.engine.clock import StepClock
+from vllm_edsd.engine.enough import Enough
 from vllm_edsd.engine.notices import Notices
+from vllm_edsd.engine.reading import reading
 from vllm_edsd.engine.reload import DrafterSwitch
 from vllm_edsd.kernels.draft_stats import draft_stats
 from vllm_edsd.observability.catalog import STRUCTURED
@@ -23,10 +25,6 @@ from vllm_edsd.observability.tally import Tally
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Verdict
 
 NONFINITE = "request %s: the drafter gave NaN or infinity; its draft ends there, its text is what it would be without"
-
-
-class _Enough(Exception):  # noqa: N818 - not an error
-    """The policy wants no further draft token: leaves vLLM's drafting loop, which has no way out of its own."""
 
 
 class AdaptiveProposer(EagleProposer):
@@ -56,6 +54,10 @@ class AdaptiveProposer(EagleProposer):
     def block_size_of(self) -> int:
         """Tokens in a KV cache block; known once the cache is."""
         return self.block_size
+
+    def _attention(self) -> dict[str, Any]:
+        layers = self.vllm_config.compilation_config.static_forward_context
+        return {name: layers[name] for name in self._draft_attn_layer_names}
 
     def tracked(self) -> int:
         """Requests of which something is kept here."""
@@ -117,7 +119,7 @@ class AdaptiveProposer(EagleProposer):
         self.constrained = torch.tensor(self.structured(requests))
         if sampled:
             self.tally.count("edsd:fallbacks", int(self.constrained[self.rows].sum()), STRUCTURED)
-        with contextlib.suppress(_Enough):
+        with contextlib.suppress(Enough), contextlib.nullcontext() if wanted else reading(self._attention()):
             super().propose(
                 num_speculative_tokens if wanted else 0,
                 *inputs,
@@ -155,7 +157,7 @@ class AdaptiveProposer(EagleProposer):
         figures = torch.stack([stats.max_probability, stats.entropy])[:, self.rows].double().cpu().numpy()
         self.drafting.add(*figures)
         if len(self.tokens) < self.num_speculative_tokens and not self.policy.proceed(self.drafting):
-            raise _Enough
+            raise Enough
         return tokens, probs
 
     def _count(self, reached: float, drafted: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_edsd.engine import cpu_generators
+from vllm_edsd.engine import cpu_generators, undrafted
 from vllm_edsd.engine.agreement import agreed
 from vllm_edsd.engine.experts_worker import ExpertsCPUWorker
 from vllm_edsd.engine.proposer import AdaptiveProposer
@@ -43,6 +43,7 @@ class AdaptiveCPUWorker(ExpertsCPUWorker):
         runner.drafter = AdaptiveProposer(config, runner.device, runner, make_policy, tally)
         tally.watch("policy", lambda: runner.drafter.policy.refresh())
         cpu_generators.mend(runner)
+        undrafted.ease(runner)
         if options["verification"] == "block":
             runner.rejection_sampler = BlockVerifier(runner.sampler, config.speculative_config, runner.device)
 

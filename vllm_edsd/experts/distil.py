@@ -5,21 +5,16 @@ of them; the second costs no head and tells each layer what it owes.
 """
 
 import dataclasses
-import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from vllm_edsd.errors import UserError
 from vllm_edsd.experts.recipe import CarveRecipe
-from vllm_edsd.files import atomic
+from vllm_edsd.training import schedule, state
 
 CLIP = 1.0
 
@@ -64,7 +59,7 @@ def distil(
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         loss, divergence = _loss(dense, moe, rows[places], recipe.predicted, generator)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * _rate(step, recipe.steps, recipe.warmup)
+            group["lr"] = rate * schedule.share(step, recipe.steps, recipe.warmup)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(named.values(), CLIP)
@@ -97,41 +92,18 @@ def _half() -> torch.autocast:
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
 def _save(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, step: int, identity: dict) -> None:
-    tensors = {f"weight.{name}": parameter.detach() for name, parameter in named.items()}
-    for name, parameter in named.items():
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    with atomic(path) as partial:
-        save_file(tensors, partial, metadata={"edsd": json.dumps({"step": step, "identity": identity}, sort_keys=True)})
+    weights = {f"weight.{name}": parameter.detach() for name, parameter in named.items()}
+    state.write(path, weights | state.moments(optimizer, named), step, identity)
 
 
 def _restore(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, identity: dict) -> int:
-    if not path.exists():
+    found = state.read(path)
+    if found is None:
         return 0
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["edsd"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}); delete it to start over") from error
-    for key in sorted(identity.keys() | header["identity"].keys()):
-        if header["identity"].get(key) != identity.get(key):
-            raise UserError(
-                f"checkpoint {path} was made with {key} = {header['identity'].get(key)!r}, now {identity.get(key)!r}; "
-                "give another --out, or delete the checkpoint to start over"
-            )
+    state.require_same(path, found.identity, identity)
     with torch.no_grad():
         for name, parameter in named.items():
-            parameter.copy_(tensors[f"weight.{name}"])
-            moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": torch.tensor(float(header["step"])), **moments}
-    return int(header["step"])
+            parameter.copy_(found.weights[name])
+    state.restore_moments(optimizer, named, found)
+    return found.step

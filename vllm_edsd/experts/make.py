@@ -37,7 +37,6 @@ def make(recipe: CarveRecipe, out: Path, say: Callable[[str], None], shown: Call
         raise UserError(f"shared {recipe.shared} leaves {routed} neurons, which do not divide into experts {recipe.experts}")
     rows, held_out = read_rows(recipe.data, recipe.row, recipe.held_out_rows, recipe.seed)
     say(f"{len(rows)} rows of {recipe.row} tokens; counting neurons on {min(len(rows), recipe.calibration_rows)}")
-    torch.manual_seed(recipe.seed)
     carving = carve(dense, rows[: recipe.calibration_rows], recipe.experts, recipe.shared, recipe.seed)
     dense = dense.to(torch.bfloat16)
     moe: Any = AutoModelForCausalLM.from_pretrained(recipe.target, dtype=torch.bfloat16)

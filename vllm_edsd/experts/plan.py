@@ -117,15 +117,20 @@ def check(plan: Plan, folder: Path, target: Path) -> None:
 
     require_target(target)
     config = AutoConfig.from_pretrained(target)
+    check_sizes(plan, folder, target, config)
+    if plan.model != model_fingerprint(target):
+        raise UserError(f"plan {folder} was made for another model than {target}; plan anew with: vllm-edsd experts profile")
+    if plan.hook:
+        read_hook(folder, plan.hook, config.hidden_size)
+
+
+def check_sizes(plan: Plan, folder: Path, target: Path | str, config: Any) -> None:
+    """Raises UserError where `config`, transformers' of `target`, has another layer count or number of experts per token."""
     for name, found in (("num_hidden_layers", config.num_hidden_layers), ("top_k", top_k(config))):
         if getattr(plan, name) != found:
             raise UserError(
                 f"plan {folder} is for a model with {name} {getattr(plan, name)}, and {target} has {found}; plan anew"
             )
-    if plan.model != model_fingerprint(target):
-        raise UserError(f"plan {folder} was made for another model than {target}; plan anew with: vllm-edsd experts profile")
-    if plan.hook:
-        read_hook(folder, plan.hook, config.hidden_size)
 
 
 def top_k(config: Any) -> int | None:

@@ -9,14 +9,18 @@ from torch import nn
 from vllm_edsd.experts.routed import RoutedLayer
 
 
-def strongest(weights: torch.Tensor, k: int, renormalises: bool) -> torch.Tensor:
-    """`weights` [tokens, K] with zeros in place of all but each row's `k` largest; with `renormalises`, of the same sum."""
-    kept = torch.zeros_like(weights)
-    top = weights.topk(k, dim=-1)
-    values = top.values
+def largest(weights: torch.Tensor, k: int, renormalises: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's `k` largest of `weights` [tokens, K], and their places; with `renormalises`, of the same sum as all K."""
+    values, places = weights.topk(k, dim=-1)
     if renormalises:
         values = values * (weights.sum(-1, keepdim=True) / values.sum(-1, keepdim=True))
-    return kept.scatter(-1, top.indices, values)
+    return values, places
+
+
+def strongest(weights: torch.Tensor, k: int, renormalises: bool) -> torch.Tensor:
+    """`weights` [tokens, K] with zeros in place of all but `largest`."""
+    values, places = largest(weights, k, renormalises)
+    return torch.zeros_like(weights).scatter(-1, places, values)
 
 
 @contextlib.contextmanager

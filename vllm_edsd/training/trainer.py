@@ -13,7 +13,7 @@ from vllm_edsd.drafters.config import DrafterConfig
 from vllm_edsd.drafters.core import Drafter
 from vllm_edsd.drafters.factory import build
 from vllm_edsd.errors import UserError
-from vllm_edsd.training import checkpoint
+from vllm_edsd.training import checkpoint, schedule
 from vllm_edsd.training.batches import Batch, Indexed, collate, index, plan
 from vllm_edsd.training.belonging import check_data
 from vllm_edsd.training.conditioning import condition, folded
@@ -143,7 +143,7 @@ class Trainer:
         rows = drafted(len(items), unrolled, recipe.going_on)
         counts = positions(items, rows)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _rate(self.step, len(self.batches), recipe.warmup)
+            group["lr"] = recipe.learning_rate * schedule.share(self.step, len(self.batches), recipe.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         loss, right, compared = (torch.zeros(size, device=self.device) for size in (1, unrolled, unrolled))
         longest = max(item.chains for item in items)
@@ -233,14 +233,6 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.drafter.parameters()),
             "held_out": {"samples": len(self.held_out), "temperature": 0.0, **dataclasses.asdict(evaluation)},
         }
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def _check_layers(recipe: Recipe, count: int) -> None:

@@ -182,8 +182,8 @@ def test_another_runner_is_refused(built):
 @pytest.mark.parametrize(
     ("changes", "config", "told"),
     [
-        ({}, {"num_hidden_layers": 3}, "has num_hidden_layers 2, and the target 3"),
-        ({}, {"num_experts_per_tok": 8}, "has top_k 4, and the target 8"),
+        ({}, {"num_hidden_layers": 3}, "is for a model with num_hidden_layers 2, and the target has 3"),
+        ({}, {"num_experts_per_tok": 8}, "is for a model with top_k 4, and the target has 8"),
         ({"experts": {1: 2}}, {}, r"differ in which layers have experts: \[0\]"),
         ({}, {"hidden_size": 8}, "not for 8 dimensions at rank 3"),
     ],

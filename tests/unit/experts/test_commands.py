@@ -213,3 +213,8 @@ def test_layers_that_do_not_exist_are_refused(layers, told, made, target, data, 
 def test_too_few_texts_are_refused(made, target, data, tmp_path):
     given = ("--plan", made[0] / "plan", "--data", data, "--out", tmp_path / "out", "--texts", 9, "--held-out", 9)
     assert "and 18 are needed" in refusal("train", target, *given)
+
+
+def test_a_rate_of_zero_is_refused(made, target, data, tmp_path):
+    given = ("--plan", made[0] / "plan", "--data", data, "--out", tmp_path / "out", "--learning-rate", 0)
+    assert "'learning_rate' cannot be 0.0: Input should be greater than 0" in refusal("train", target, *given)

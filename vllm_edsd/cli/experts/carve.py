@@ -12,9 +12,8 @@ def carve(
 ) -> None:
     """Carve a small MoE out of a dense Llama-like target and distil it; run again to resume."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
 
+    from vllm_edsd.cli.experts.common import bar
     from vllm_edsd.cli.regen import restart_with_preloads
     from vllm_edsd.cli.train import read_recipe
     from vllm_edsd.experts.distil import Progress
@@ -26,13 +25,12 @@ def carve(
     require_target(chosen.target)
     restart_with_preloads()
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    with Bar(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("distilling", total=chosen.steps, note="")
+    with bar(console) as progress:
+        task = progress.add_task("distilling", total=chosen.steps, note="")
 
-        def shown(progress: Progress) -> None:
-            note = f"KL {progress.divergence:.3f}  {progress.tokens_per_s:.0f} tok/s"
-            bar.update(task, completed=progress.step, note=note)
+        def shown(now: Progress) -> None:
+            note = f"KL {now.divergence:.3f}  {now.tokens_per_s:.0f} tok/s"
+            progress.update(task, completed=now.step, note=note)
 
         make(chosen, out, console.print, shown)
     console.print(f"wrote {out}")

@@ -1,25 +1,19 @@
 """`vllm-edsd experts profile`: what fewer experts cost in each layer."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-
-
-class Mode(StrEnum):
-    """Which tokens are to use fewer experts."""
-
-    prefill = "prefill"
-    all = "all"
 
 
 def profile(
     target: Annotated[Path, typer.Argument(help="Directory of the MoE target's Hugging Face checkpoint.")],
     data: Annotated[Path, typer.Option(help="Directory that `vllm-edsd regen` wrote with this target.")],
     out: Annotated[Path, typer.Option(help="File to write the profile to; a PNG goes beside it.")],
-    mode: Annotated[Mode, typer.Option(help="Fewer experts for the prompt's tokens, or for all.")] = Mode.prefill,
+    mode: Annotated[
+        Literal["prefill", "all"], typer.Option(help="Fewer experts for the prompt's tokens, or for all.")
+    ] = "prefill",
     texts: Annotated[int, typer.Option(min=1, help="Answers to measure on.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of answers.")] = 0,
 ) -> None:
@@ -45,12 +39,12 @@ def profile(
     chosen = choose(read_samples(data), texts, seed)
     with bar(console) as progress:
         task = progress.add_task("layers of texts", total=len(chosen) * len(layers), note="")
-        found = measure(model, chosen, mode.value, lambda: progress.advance(task))
+        found = measure(model, chosen, mode, lambda: progress.advance(task))
     console.print("timing the experts' share of a prefill")
     share = experts_share(target, "bfloat16", [text.tokens[0].tolist() for text in chosen]) if is_cpu() else None
     result = ExpertsProfile(
         model=model_fingerprint(target),
-        mode=mode.value,
+        mode=mode,
         num_hidden_layers=model.config.num_hidden_layers,
         top_k=layers[0].top_k,
         num_experts=layers[0].experts,

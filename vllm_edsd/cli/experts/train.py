@@ -25,6 +25,7 @@ def train(
     from vllm_edsd.bench.report import check_place
     from vllm_edsd.cli.experts.common import bar, load
     from vllm_edsd.cli.regen import restart_with_preloads
+    from vllm_edsd.config import validate
     from vllm_edsd.errors import UserError
     from vllm_edsd.experts import plan as plans
     from vllm_edsd.experts.texts import choose
@@ -34,6 +35,7 @@ def train(
     from vllm_edsd.training.samples import fingerprint, read_samples
 
     check_place(out / plans.PLAN)
+    recipe = validate(HookRecipe, {"rank": rank, "learning_rate": learning_rate, "seed": seed}, "experts train")
     planned = plans.read(plan)
     plans.check(planned, plan, target)
     places = _places(layers, sorted(planned.experts))
@@ -42,7 +44,6 @@ def train(
     restart_with_preloads()
     chosen = choose(read_samples(data), texts + held_out, seed)
     model = load(target, "bfloat16")
-    recipe = HookRecipe(rank=rank, learning_rate=learning_rate, seed=seed)
     console = Console(stderr=True)
     with bar(console) as progress:
         task = progress.add_task("states", total=len(chosen), note="")

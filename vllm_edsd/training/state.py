@@ -1,0 +1,77 @@
+"""A training run's state as one safetensors file: weights, AdamW's moments, the step, and what identifies the run."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vllm_edsd.errors import UserError
+from vllm_edsd.files import atomic
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a file holds: tensors by `weight.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME` or a name of the writer's own."""
+
+    step: int
+    identity: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By name, without the prefix."""
+        return {name.removeprefix("weight."): value for name, value in self.tensors.items() if name.startswith("weight.")}
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor], step: int, identity: dict[str, Any]) -> None:
+    """Writes the state after `step` steps, whole or not at all."""
+    with atomic(path) as partial:
+        header = json.dumps({"step": step, "identity": identity}, sort_keys=True)
+        save_file(dict(tensors), partial, metadata={"edsd": header})
+
+
+def read(path: Path) -> State | None:
+    """None where there is no file. Raises UserError for a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["edsd"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); delete it to start over") from error
+    return State(int(header["step"]), header["identity"], tensors)
+
+
+def require_same(path: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError that names the first key in which the run of the checkpoint differs from this one."""
+    for key in sorted(made.keys() | wanted.keys()):
+        if made.get(key) != wanted.get(key):
+            raise UserError(
+                f"checkpoint {path} was made with {key} = {made.get(key)!r}, now {wanted.get(key)!r}; "
+                "give another --out, or delete the checkpoint to start over"
+            )
+
+
+def moments(optimizer: torch.optim.AdamW, named: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """AdamW's moments of the parameters that it has moved, to be written."""
+    return {
+        f"{moment}.{name}": optimizer.state[parameter][moment]
+        for name, parameter in named.items()
+        if parameter in optimizer.state
+        for moment in MOMENTS
+    }
+
+
+def restore_moments(optimizer: torch.optim.AdamW, named: Mapping[str, torch.nn.Parameter], state: State) -> None:
+    """Sets AdamW's moments and step count of the parameters `named`."""
+    for name, parameter in named.items():
+        found = {moment: state.tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
+        optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **found}
