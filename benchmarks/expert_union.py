@@ -22,8 +22,9 @@ EXPERTS = (4, 8, 16, 32, 64)
 TOP_K = 4
 SHAPE = {
     "hidden_size": 512,
+    "initializer_range": 0.2,
     "intermediate_size": 512,
-    "moe_intermediate_size": 512,
+    "moe_intermediate_size": 1024,
     "num_hidden_layers": 6,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
@@ -37,8 +38,9 @@ SHAPE = {
 }
 LONGEST = 8
 CHANCES = (0.5, 0.7, 0.9)
-PROMPTS = 6
-TOKENS = 200
+PROMPTS = 12
+TOKENS = 150
+FLAT = 1e-3  # scale of the heads: every token is about as likely as any other, so that texts and drafts vary
 
 
 def main(out: Path) -> None:
@@ -63,7 +65,12 @@ def measure(experts: int, folder: Path) -> dict[str, Any]:
 
     make(experts, folder)
     record = folder / "steps.jsonl"
-    options: dict[str, Any] = {"policy": "sweep", "num_tokens": LONGEST, "record": record}
+    options: dict[str, Any] = {
+        "policy": "sweep",
+        "draft_sample_method": "probabilistic",
+        "num_tokens": LONGEST,
+        "record": record,
+    }
     target = str(folder / "target")
     settings = vllm_edsd.options(str(folder / "drafter"), target, experts=folder / "whole", experts_mode="all", **options)
     llm = LLM(
@@ -89,7 +96,7 @@ def measure(experts: int, folder: Path) -> dict[str, Any]:
     prompts = [
         TokensPrompt(prompt_token_ids=torch.randint(2, 1024, (32,), generator=words).tolist()) for _ in range(PROMPTS)
     ]
-    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
+    params = SamplingParams(temperature=1, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
     llm.generate(prompts[:1], params, use_tqdm=False)
     record.write_text("")  # the first answer warms up
     union.clear()
@@ -122,7 +129,9 @@ def make(experts: int, folder: Path) -> None:
 
     torch.manual_seed(0)
     config = transformers.Qwen3MoeConfig(num_experts=experts, **SHAPE)
-    transformers.Qwen3MoeForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "target")
+    model = transformers.Qwen3MoeForCausalLM(config).to(torch.bfloat16)
+    model.lm_head.weight.data.mul_(FLAT)
+    model.save_pretrained(folder / "target")
     layers = config.num_hidden_layers
     whole = Plan(
         model=model_fingerprint(folder / "target"),
@@ -133,7 +142,9 @@ def make(experts: int, folder: Path) -> None:
     )
     write(whole, None, folder / "whole")
     drafter = DrafterConfig.of_target(config, "random", "eagle3", (1, 2, 3), SHAPE["vocab_size"])
-    export(drafter, factory.build(drafter, torch.arange(SHAPE["vocab_size"])).state_dict(), folder / "drafter", {})
+    weights = factory.build(drafter, torch.arange(SHAPE["vocab_size"])).state_dict()
+    weights["lm_head.weight"] *= FLAT
+    export(drafter, weights, folder / "drafter", {})
 
 
 def chosen(coefficients: list[float], chance: float) -> int:
