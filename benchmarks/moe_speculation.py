@@ -1,4 +1,4 @@
-"""Experts per emitted token of an MoE target that speculates: python benchmarks/moe_speculation.py TARGET DRAFTER PROMPTS OUT.
+"""Experts per emitted token of a speculating MoE target: python benchmarks/moe_speculation.py TARGET DRAFTER PROMPTS OUT.
 
 Plain decoding, a fixed draft length and EVICT, one request at a time, greedy; a plan that cuts nothing counts the experts.
 """
