@@ -1,6 +1,6 @@
 """Reading without drafting: of the drafter's pass only what its KV cache needs.
 
-With one layer, keys and values depend on nothing that its attention or MLP computes, and these are most of the work.
+In a drafter of one layer the keys and values depend on nothing that attention and MLP compute, which are most of the work.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ from vllm_edsd.engine.enough import Enough
 
 @contextlib.contextmanager
 def reading(layers: dict[str, Any]) -> Iterator[None]:
-    """Within it a forward pass through `layers`, the drafter's attention layers by name, ends by raising `Enough` once the
-    keys and values of the only one are written; with several, all but the first of which need the pass, it runs as ever."""
+    """Within it a forward pass through `layers`, the drafter's attention layers by name, raises `Enough` once the keys and
+    values of the only one are written. With several it runs to its end, since the second needs what the first computes."""
     if len(layers) != 1:
         yield
         return

@@ -102,8 +102,9 @@ def _restore(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.
     if found is None:
         return 0
     state.require_same(path, found.identity, identity)
+    weights = found.weights
     with torch.no_grad():
         for name, parameter in named.items():
-            parameter.copy_(found.weights[name])
+            parameter.copy_(weights[name])
     state.restore_moments(optimizer, named, found)
     return found.step

@@ -187,13 +187,13 @@ def test_data_of_another_target_is_refused_before_anything_is_written(tiny_recip
 
 
 def test_a_full_disk_leaves_nothing_behind(tiny_recipe, tmp_path, monkeypatch):
-    from vllm_edsd.training import checkpoint
+    from vllm_edsd.training import state
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(UserError, match=r"out\.checkpoint\.safetensors: No space left on device"):
         train(tiny_recipe, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
