@@ -1,6 +1,7 @@
 """The bundled target, a tiny real one with its data, the docs' packages, what kustomize renders; each made once."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,13 @@ TINY = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+
+
+def pytest_configure() -> None:
+    """One thread for each process where pytest runs several: vLLM would bind all of them to the same cores."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
 
 import torch
 from safetensors.torch import save_file
@@ -27,6 +27,7 @@ def main(target: str, drafter: str, out: str) -> None:
         max_model_len=256,
         enforce_eager=True,
         skip_tokenizer_init=True,
+        kv_cache_memory_bytes=1 << 30,
         max_num_batched_tokens=256,
         speculative_config=speculative,
     )

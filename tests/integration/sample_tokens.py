@@ -17,7 +17,7 @@ import random
 import sys
 import unittest.mock
 
-os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
 
 import numpy as np
 import torch
@@ -120,6 +120,7 @@ def main(target: str, drafter: str, out: str, *wanted: str) -> None:
         max_num_batched_tokens=2048,
         enforce_eager=True,
         skip_tokenizer_init=True,
+        kv_cache_memory_bytes=1 << 30,
         disable_log_stats=False,
         seed=11,
         **(speculative if first == "stock" else vllm_edsd.options(drafter, **OPTIONS[first])),
