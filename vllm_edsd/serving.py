@@ -116,6 +116,11 @@ def _speculation(
     }
 
 
+def _worker_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What `engine_arguments` tells our worker; empty where vLLM's own serves."""
+    return arguments.get("additional_config", {}).get("edsd", {})
+
+
 def administration(token: str, arguments: Mapping[str, Any]) -> str:
     """The middleware that loads another drafter's weights while serving with `arguments` (of `engine_arguments`).
 
@@ -126,7 +131,7 @@ def administration(token: str, arguments: Mapping[str, Any]) -> str:
             f"{ADMIN_TOKEN} has {len(token)} characters and needs {LEAST_TOKEN}; make one with `openssl rand -hex 32`, or "
             "unset it"
         )
-    if "policy" not in arguments.get("additional_config", {}).get("edsd", {}):
+    if "policy" not in _worker_options(arguments):
         raise UserError(
             f"{ADMIN_TOKEN} is set, but drafters change while serving only under a policy that adapts, and the policy is "
             "fixed; choose one (--edsd.policy evict), or unset it"
@@ -160,7 +165,7 @@ def _with_experts(
         "fingerprint": plans.fingerprint(folder),
         "share": plan.share,
     }
-    edsd = {**arguments.get("additional_config", {}).get("edsd", {}), "experts": settings}
+    edsd = {**_worker_options(arguments), "experts": settings}
     return {"worker_cls": EXPERTS_WORKER, **arguments, "additional_config": {"edsd": edsd}}
 
 
@@ -191,7 +196,7 @@ def prepare(
     """Calls `ready`, of engine.serve, as what `engine_arguments` made of `config` needs it."""
     free = config.drafter is not None and model_free(config.drafter)
     reads_states = config.drafter is not None and not free
-    fewer = arguments.get("additional_config", {}).get("edsd", {}).get("experts")
+    fewer = _worker_options(arguments).get("experts")
     ready(target if reads_states else None, model_free=free, experts=fewer)
 
 
