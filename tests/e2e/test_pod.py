@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.e2e
+# Alone: it has the pod's cores, whatever pytest gave this process, and the pod's seconds to end.
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 # $1 is where layers and volumes lie, $2 the checkout, $3 the target; what follows is the command.
 POD = """

@@ -10,6 +10,7 @@ from vllm_edsd.drafters.config import ARCHITECTURES
 from vllm_edsd.training.choices import one_of
 from vllm_edsd.training.curriculum import Curriculum
 from vllm_edsd.training.losses import LOSSES
+from vllm_edsd.training.optimizers import OPTIMIZERS
 
 
 class Recipe(BaseModel):
@@ -47,6 +48,9 @@ class Recipe(BaseModel):
     )
     accumulate: int = Field(
         default=1, ge=1, description="parts that a step's batch is worked through in: less memory, the same step"
+    )
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = Field(
+        default="adamw", description="adamw, or muon for the matrices and AdamW for norms and head"
     )
     learning_rate: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)

@@ -1,4 +1,4 @@
-"""A training run's state as one safetensors file: weights, AdamW's moments, the step, and what identifies the run."""
+"""A training run's state as one safetensors file: weights, moments, the step, and what identifies the run."""
 
 import dataclasses
 import json
@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.optim import Optimizer
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's two, and Muon's
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a file holds: tensors by `weight.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME` or a name of the writer's own."""
+    """What a file holds: tensors by `weight.NAME`, a moment and a name, or a name of the writer's own."""
 
     step: int
     identity: dict[str, Any]
@@ -60,18 +61,22 @@ def require_same(path: Path, made: Mapping[str, Any], wanted: Mapping[str, Any])
             )
 
 
-def moments(optimizer: torch.optim.AdamW, named: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    """AdamW's moments of the parameters that it has moved, to be written."""
+def moments(optimizer: Optimizer, named: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The optimiser's moments of the parameters that it has moved, to be written."""
     return {
         f"{moment}.{name}": optimizer.state[parameter][moment]
         for name, parameter in named.items()
         if parameter in optimizer.state
         for moment in MOMENTS
+        if moment in optimizer.state[parameter]
     }
 
 
-def restore_moments(optimizer: torch.optim.AdamW, named: Mapping[str, torch.nn.Parameter], state: State) -> None:
-    """Sets AdamW's moments and step count of the parameters `named`."""
+def restore_moments(optimizer: Optimizer, named: Mapping[str, torch.nn.Parameter], state: State) -> None:
+    """Sets the moments and the step count of those of the parameters `named` that `optimizer` moves."""
+    moved = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in named.items():
-        found = {moment: state.tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
-        optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **found}
+        if parameter in moved:
+            keys = {moment: f"{moment}.{name}" for moment in MOMENTS}
+            found = {moment: state.tensors[key].to(parameter.device) for moment, key in keys.items() if key in state.tensors}
+            optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **found}

@@ -1,6 +1,7 @@
 """The training loop: one recipe in, one drafter out, resumable at any checkpoint."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from vllm_edsd.training.evaluation import Evaluation, evaluate
 from vllm_edsd.training.export import environment, export
 from vllm_edsd.training.features import Features, collect, size_in_bytes
 from vllm_edsd.training.masks import Mask
+from vllm_edsd.training.optimizers import optimizers
 from vllm_edsd.training.ranks import Ranks
 from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.samples import fingerprint, metadata, read_samples, shards, split
@@ -91,13 +93,11 @@ class Trainer:
         self.scale = condition(self.drafter, *_states(self.features, items, self.columns)).to(self.device)
         self.drafter.to(self.device)
         self.head = self.target.head[ids.to(self.device)].to(self.dtype)
-        self.optimizer = torch.optim.AdamW(
-            self.drafter.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, foreach=True
-        )
+        self.optimizers = optimizers(self.drafter, recipe.optimizer, recipe.learning_rate, recipe.betas, recipe.weight_decay)
         self.identity = recipe.model_dump(mode="json", exclude={"target", "data", "features", "checkpoint_every"})
         self.identity["data_fingerprint"] = self.data_fingerprint
         self.mask = Mask(recipe.curriculum.mask, recipe.curriculum.selection, recipe.seed, self.device)
-        self.step = checkpoint.restore(self._checkpoint, self.drafter, self.optimizer, self.mask, self.identity)
+        self.step = checkpoint.restore(self._checkpoint, self.drafter, self.optimizers, self.mask, self.identity)
         if set(self.ranks.gather(self.step)) != {self.step}:
             raise UserError(f"not every process sees checkpoint {self._checkpoint}; give an --out on a disk that all share")
         self.ranks.copy(self.drafter.state_dict().values())
@@ -123,8 +123,8 @@ class Trainer:
             if self.step % self.recipe.evaluate_every == 0 or self.step == steps:
                 evaluation = self.evaluate()
             if self.ranks.first and (self.step % self.recipe.checkpoint_every == 0 or self.step == steps):
-                checkpoint.save(self._checkpoint, self.drafter, self.optimizer, self.mask, self.step, self.identity)
-            rate = self.optimizer.param_groups[0]["lr"]
+                checkpoint.save(self._checkpoint, self.drafter, self.optimizers, self.mask, self.step, self.identity)
+            rate = self.optimizers[0].param_groups[0]["lr"]
             shown(Progress(self.step, steps, loss, acceptance, tokens, rate, seconds, evaluation))
         final = evaluation or self.evaluate()
         if self.ranks.first:
@@ -142,9 +142,9 @@ class Trainer:
         unrolled = depth(recipe.curriculum, self.step / len(self.batches), recipe.max_depth)
         rows = drafted(len(items), unrolled, recipe.going_on)
         counts = positions(items, rows)
-        for group in self.optimizer.param_groups:
+        for group in itertools.chain.from_iterable(each.param_groups for each in self.optimizers):
             group["lr"] = recipe.learning_rate * schedule.share(self.step, len(self.batches), recipe.warmup)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.drafter.zero_grad(set_to_none=True)
         loss, right, compared = (torch.zeros(size, device=self.device) for size in (1, unrolled, unrolled))
         longest = max(item.chains for item in items)
         # A part is every stride-th sample: the first of a batch, which are drafted deeper, are spread evenly.
@@ -171,7 +171,8 @@ class Trainer:
         self.ranks.add([*self._gradients(), loss, right, compared])
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), recipe.clip)
         self._check_finite(float(loss), float(norm))
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         self.unrolled += unrolled
         return float(loss), (right / compared.clamp_min(1)).tolist(), counts[0]

@@ -15,6 +15,7 @@ from vllm_edsd.cli.main import app
 from vllm_edsd.config import validate
 from vllm_edsd.drafters import factory
 from vllm_edsd.errors import UserError
+from vllm_edsd.training.optimizers import OPTIMIZERS
 from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.samples import read_samples, write_shard
 from vllm_edsd.training.trainer import Trainer
@@ -46,9 +47,10 @@ def test_learns_and_exports_what_it_evaluated(drafter, tiny_recipe, tmp_path):
     assert trainer.evaluate().loss == pytest.approx(after.loss, abs=0.03)
 
 
-def test_a_killed_run_ends_with_the_same_weights(tiny_recipe, tmp_path):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_run_ends_with_the_same_weights(optimizer, tiny_recipe, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(tiny_recipe | {"epochs": 12}))
+    recipe.write_text(yaml.safe_dump(tiny_recipe | {"epochs": 12, "optimizer": optimizer}))
 
     def command(out):
         return [sys.executable, "-m", "vllm_edsd.cli.main", "train", str(recipe), "--out", str(tmp_path / out)]
@@ -88,7 +90,7 @@ def test_resumes_a_checkpoint_from_before_there_were_choices(tiny_recipe, tmp_pa
     path = tmp_path / "out.checkpoint.safetensors"
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["edsd"])
-    for key in ("loss", "going_on", "betas"):
+    for key in ("loss", "going_on", "betas", "optimizer"):
         del header["identity"][key]
     header["identity"]["curriculum"] = {"periods": 10, "entropy_rate": 0.025, "grow_depth": True}
     save_file(load_file(path), path, metadata={"edsd": json.dumps(header)})
