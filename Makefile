@@ -34,7 +34,7 @@ test: $(READY)  ## every test, through a real server too
 	$(BIN)/python -m pytest -m alone
 
 soak: $(READY)  ## 15 minutes of good, bad and broken-off requests to a real server; MINUTES and JSON change that
-	$(BIN)/python benchmarks/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(JSON),--json $(JSON))
+	$(BIN)/python benchmarks/soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(JSON),--json $(JSON))
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
-SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+SOAK = Path(__file__).parents[2] / "benchmarks" / "soak"
 
 
 def test_two_minutes_of_everything(target, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def checks():
-    path = Path(__file__).parents[2] / "benchmarks" / "soak_checks.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "soak" / "checks.py"
     spec = importlib.util.spec_from_file_location("soak_checks", path)
     module = sys.modules["soak_checks"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -36,7 +36,7 @@ def install(folder: Path) -> None:
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: soak-policy\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[vllm_edsd.policies]\nsoak = soak_policy:FaultyEvict\n")
-    (folder / Path(__file__).name).write_text(Path(__file__).read_text())
+    (folder / "soak_policy.py").write_text(Path(__file__).read_text())
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder.absolute()), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ[FAULT] = str((folder / "fault").absolute())
 

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import openai
-from soak_references import MOST, Reference
+from references import MOST, Reference
 
 MODEL, ANOTHER = "target", "another"
 SCHEMA = {

@@ -3,11 +3,11 @@
 import asyncio
 import json
 
-from soak_checks import Check
-from soak_mix import Mix
-from soak_policy import NONFINITE, SLOW, fault
-from soak_references import MOST
-from soak_watch import by_label, metrics
+from checks import Check
+from mix import Mix
+from policy import NONFINITE, SLOW, fault
+from references import MOST
+from watch import by_label, metrics
 
 from vllm_edsd.engine.server import Server
 

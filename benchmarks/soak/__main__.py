@@ -1,4 +1,4 @@
-"""A server under a mix of good, bad and broken-off requests: python benchmarks/soak.py [--minutes 15] [--json PATH]
+"""A server under a mix of good, bad and broken-off requests: python benchmarks/soak [--minutes 15] [--json PATH]
 
 Serves the bundled target with a drafter in float32, by EVICT behind the guard, keeps so many clients busy, and checks that
 valid requests get the right text and invalid ones a 4xx, that nothing of a request stays behind, that memory is flat, that
@@ -19,15 +19,15 @@ from pathlib import Path
 from random import Random
 
 import openai
+from checks import Check, flat, json_lines, quiet
+from drain import drain
+from faults import guarded, named, warm_up
+from mix import ANOTHER, MODEL, SHARES, MismatchError, Mix
+from policy import install
+from references import references
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from soak_checks import Check, flat, json_lines, quiet
-from soak_drain import drain
-from soak_faults import guarded, named, warm_up
-from soak_mix import ANOTHER, MODEL, SHARES, MismatchError, Mix
-from soak_policy import install
-from soak_references import references
-from soak_watch import Watch, by_label, metrics
+from watch import Watch, by_label, metrics
 
 from vllm_edsd.bench.environment import describe
 from vllm_edsd.engine.server import Server, serve
@@ -36,7 +36,7 @@ from vllm_edsd.files import atomic
 from vllm_edsd.targets import default_target
 
 DRAFTER = "smollm2-eagle3"
-LOGGING = Path(__file__).parents[1] / "deploy" / "logging" / "json.json"
+LOGGING = Path(__file__).parents[2] / "deploy" / "logging" / "json.json"
 DRAIN_SECONDS, IDLE_SECONDS, ANSWER_SECONDS = 60, 30.0, 120.0
 ARGUMENTS = (
     *("--served-model-name", MODEL, "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"),

@@ -5,10 +5,10 @@ import signal
 
 import openai
 import psutil
-from soak_checks import Check
-from soak_mix import MODEL, Mix
-from soak_references import MOST
-from soak_watch import family
+from checks import Check
+from mix import MODEL, Mix
+from references import MOST
+from watch import family
 
 from vllm_edsd.engine.server import Server
 
