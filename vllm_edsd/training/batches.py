@@ -5,11 +5,10 @@ Samples are padded on the left: the chains, which start near the answer's beginn
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from vllm_edsd.training.features import Features
 from vllm_edsd.training.samples import Sample
 
 POOL = 1024  # samples sorted by length at a time, so that rows of a batch are of like length
@@ -92,8 +91,8 @@ def plan(samples: Sequence[Indexed], batch_tokens: int, seed: int, epoch: int) -
     return batches
 
 
-def collate(items: Sequence[Indexed], features: Features, columns: Sequence[int], chains: int = 0) -> Batch:
-    """Reads the features of `items` and pads them on the left. `columns` are the stored layers that the drafter reads.
+def collate(items: Sequence[Indexed], states: Sequence[Mapping[str, torch.Tensor]], chains: int = 0) -> Batch:
+    """Pads `items` on the left, each with its `states`: hidden [n, layers * H], final [n, H] and argmax [n].
 
     Lq is that of the longest answer, or `chains` if that is more: a part of a batch has the chains of the whole, since those
     that start just before an answer reach it at later steps.
@@ -106,10 +105,9 @@ def collate(items: Sequence[Indexed], features: Features, columns: Sequence[int]
     positions = torch.zeros(count, length, dtype=torch.long)
     real = torch.zeros(count, length, dtype=torch.bool)
     valid = torch.zeros(count, chains, dtype=torch.bool)
-    for row, item in enumerate(items):
+    for row, (item, part) in enumerate(zip(items, states, strict=True)):
         tokens = item.sample.tokens.long()
         size = len(tokens) - 1
-        part = features.read(item.shard, item.begin, item.begin + len(tokens), columns)
         if not inputs:
             inputs["hidden"] = part["hidden"].new_zeros(count, length, part["hidden"].shape[-1])
             inputs["final"] = part["final"].new_zeros(count, chains, part["final"].shape[-1])

@@ -1,11 +1,11 @@
 """What the target thinks of the training text, written once and read many times through memory maps.
 
-For each data shard, `features-*.safetensors` holds, over the same token positions: `hidden` bf16 [N, layers, H] (input of
-each captured layer), `final` bf16 [N, H] (normed last state: the head's input) and `argmax` int32 [N] (the target's greedy
-next token; -1 within prompts, where nothing is trained). The head itself is in the target.
+For each data shard, `features-*.safetensors` holds, over the same token positions, `hidden`, `final` and `argmax` as
+`online.py` has them. The head itself is in the target.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,23 +16,26 @@ from safetensors.torch import save_file
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
+from vllm_edsd.training.batches import Indexed
 from vllm_edsd.training.belonging import fingerprint
-from vllm_edsd.training.samples import shards
-
-CHUNK_TOKENS = 4096
+from vllm_edsd.training.online import Online
+from vllm_edsd.training.samples import Sample, read_shard, shards
 
 
 class Features:
-    """Memory-mapped features of one data folder, addressed by shard and position."""
+    """Memory-mapped features of one data folder."""
 
     def __init__(self, folder: Path, count: int):
         self._files = [_tensors(folder / f"features-{index:05d}.safetensors") for index in range(count)]
 
-    def read(self, shard: int, begin: int, end: int, columns: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Positions begin..end of a shard: hidden [n, len(columns) * H], final [n, H], argmax [n]."""
-        part = {name: tensor[begin:end] for name, tensor in self._files[shard].items()}
-        part["hidden"] = part["hidden"][:, list(columns)].flatten(1)
-        return part
+    def read(self, items: Sequence[Indexed], columns: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """For each of `items` hidden [n, len(columns) * H], final [n, H], argmax [n]."""
+        found = []
+        for item in items:
+            span = slice(item.begin, item.begin + len(item.sample.tokens))
+            part = {name: tensor[span] for name, tensor in self._files[item.shard].items()}
+            found.append(part | {"hidden": part["hidden"][:, list(columns)].flatten(1)})
+        return found
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -70,12 +73,24 @@ def collect(
         if out.exists():
             _same(out, made)
             continue
-        model = model or _Target(target_path, layers, device)
-        with safe_open(path, "pt") as file:
-            tokens, starts, answers = (file.get_tensor(name) for name in ("tokens", "starts", "answers"))
+        model = model or Online(target_path, layers, device)
+        found = _features(model, read_shard(path), report)
         with atomic(out) as partial:
-            save_file(model.features(tokens, starts, answers, report), partial, metadata={"edsd": json.dumps(made)})
+            save_file(found, partial, metadata={"edsd": json.dumps(made)})
     return Features(Path(folder), len(paths))
+
+
+def _features(model: Online, samples: Sequence[Sample], report: Callable[[int], None]) -> dict[str, torch.Tensor]:
+    """Of all positions of a shard, in order."""
+    starts = list(itertools.accumulate((len(sample.tokens) for sample in samples), initial=0))
+    out: dict[str, torch.Tensor] = {}
+    for place, part in model.states(samples):
+        for name, tensor in part.items():
+            if name not in out:
+                out[name] = torch.empty(starts[-1], *tensor.shape[1:], dtype=tensor.dtype)
+            out[name][starts[place] : starts[place + 1]] = tensor
+        report(len(part["final"]))
+    return out
 
 
 def _same(path: Path, identity: dict) -> None:
@@ -86,52 +101,3 @@ def _same(path: Path, identity: dict) -> None:
             raise UserError(
                 f"{path.parent} has features of {key} {made.get(key)!r}, now {value!r}; give another `features` folder"
             )
-
-
-class _Target:
-    """The target in transformers: bf16, as it is served."""
-
-    def __init__(self, path: Path, layers: tuple[int, ...], device: torch.device):
-        from transformers import AutoModelForCausalLM
-
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, device_map=device).eval()
-        self.layers = layers
-        self.device = device
-
-    @torch.inference_mode()
-    def features(
-        self, tokens: torch.Tensor, starts: torch.Tensor, answers: torch.Tensor, report: Callable[[int], None]
-    ) -> dict[str, torch.Tensor]:
-        count, config = len(tokens), self.model.config
-        out = {
-            "hidden": torch.empty(count, len(self.layers), config.hidden_size, dtype=torch.bfloat16),
-            "final": torch.empty(count, config.hidden_size, dtype=torch.bfloat16),
-            "argmax": torch.full((count,), -1, dtype=torch.int32),
-        }
-        spans = list(zip(starts[:-1].tolist(), (starts[:-1] + answers).tolist(), starts[1:].tolist(), strict=True))
-        spans.sort(key=lambda span: span[2] - span[0])
-        while spans:
-            batch = _take(spans)
-            longest = max(end - begin for begin, _, end in batch)
-            rows = torch.zeros(len(batch), longest, dtype=torch.long)
-            for row, (begin, _, end) in zip(rows, batch, strict=True):
-                row[: end - begin] = tokens[begin:end]
-            # Right padding under a causal mask cannot reach the tokens before it: no attention mask is needed.
-            result = self.model.model(rows.to(self.device), output_hidden_states=True, use_cache=False)
-            for row, (begin, answer, end) in enumerate(batch):
-                for column, layer in enumerate(self.layers):
-                    out["hidden"][begin:end, column] = result.hidden_states[layer][row, : end - begin].cpu()
-                final = result.last_hidden_state[row, : end - begin]
-                out["final"][begin:end] = final.cpu()
-                out["argmax"][answer:end] = self.model.lm_head(final[answer - begin :]).argmax(-1).int().cpu()
-                report(end - begin)
-        return out
-
-
-def _take(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """The longest spans (begin, answer, end) that fit one batch, padding counted; one at least."""
-    batch = [spans.pop()]
-    longest = batch[0][2] - batch[0][0]
-    while spans and longest * (len(batch) + 1) <= CHUNK_TOKENS:
-        batch.append(spans.pop())
-    return batch

@@ -22,7 +22,11 @@ class Recipe(BaseModel):
     target: Path = Field(description="directory of the target's Hugging Face checkpoint")
     target_name: str = Field(description="name of the target, written into the drafter")
     data: Path = Field(description="directory that `vllm-edsd regen` wrote")
-    features: Path = Field(description="directory for the target's hidden states, made when missing, shared between runs")
+    features: Path | None = Field(
+        default=None,
+        description="directory for the target's hidden states, made when missing, shared between runs; without one the "
+        "target runs beside the drafter at every step",
+    )
     feature_layers: tuple[int, ...] = Field(
         min_length=1, description="target layers to store: i is the input of layer i; a superset of `layers`"
     )

@@ -23,6 +23,7 @@ from vllm_edsd.training.evaluation import Evaluation, evaluate
 from vllm_edsd.training.export import environment, export
 from vllm_edsd.training.features import Features, collect, size_in_bytes
 from vllm_edsd.training.masks import Mask
+from vllm_edsd.training.online import Online
 from vllm_edsd.training.optimizers import optimizers
 from vllm_edsd.training.ranks import Ranks
 from vllm_edsd.training.recipe import Recipe
@@ -75,9 +76,7 @@ class Trainer:
         samples = read_samples(recipe.data)
         if self.ranks.first:
             check_data(recipe.data, samples, recipe.target, self.target.config.vocab_size, self.device)
-            _features(recipe, self.target, sum(len(s.tokens) for s in samples), self.device, say, collected)
-        self.ranks.gather(None)  # the others wait
-        self.features = Features(recipe.features, len(shards(recipe.data)))
+        self.features = self._features(sum(len(sample.tokens) for sample in samples), say, collected)
         self.columns = [recipe.feature_layers.index(layer) for layer in recipe.layers]
         items = index(samples, _counts(recipe.data))
         training, kept = split(samples, recipe.held_out, recipe.seed, recipe.data)
@@ -90,7 +89,7 @@ class Trainer:
         say(f"{len(self.train_set)} samples, {len(self.batches)} steps, draft vocabulary covers {self.coverage:.2%}")
         torch.manual_seed(recipe.seed)
         self.drafter = _fresh(recipe, self.target, ids)
-        self.scale = condition(self.drafter, *_states(self.features, items, self.columns)).to(self.device)
+        self.scale = condition(self.drafter, *self._states(items)).to(self.device)
         self.drafter.to(self.device)
         self.head = self.target.head[ids.to(self.device)].to(self.dtype)
         self.optimizers = optimizers(self.drafter, recipe.optimizer, recipe.learning_rate, recipe.betas, recipe.weight_decay)
@@ -209,10 +208,32 @@ class Trainer:
         )
 
     def _load(self, items: list[Indexed], chains: int = 0) -> Batch:
-        batch = collate(items, self.features, self.columns, chains).to(self.device)
+        batch = collate(items, self.features.read(items, self.columns), chains).to(self.device)
         return dataclasses.replace(
             batch, hidden=(batch.hidden * self.scale).to(self.dtype), final=batch.final.to(self.dtype)
         )
+
+    def _features(
+        self, positions: int, say: Callable[[str], None], collected: Callable[[int, int], None]
+    ) -> Features | Online:
+        """What the target thinks of the text: written by the first process and read by all, or as it is asked for."""
+        recipe = self.recipe
+        if recipe.features is None:
+            say(f"{recipe.target} runs beside the drafter, since the recipe names no `features` folder")
+            return Online(recipe.target, recipe.feature_layers, self.device)
+        if self.ranks.first:
+            needed = size_in_bytes(positions, self.target.config.hidden_size, len(recipe.feature_layers))
+            say(f"hidden states of {positions} positions need {needed / 2**30:.1f} GiB in {recipe.features}")
+            places = (recipe.target, recipe.data, recipe.features)
+            collect(*places, recipe.feature_layers, self.device, lambda count: collected(count, positions))
+        self.ranks.gather(None)  # the others wait
+        return Features(recipe.features, len(shards(recipe.data)))
+
+    def _states(self, items: list[Indexed]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The captured states of the first shard, and where its samples begin."""
+        first = [item for item in items if item.shard == 0]
+        states = self.features.read(first, self.columns)
+        return torch.cat([part["hidden"].cpu() for part in states]), torch.tensor([item.begin for item in first])
 
     def _provenance(self, evaluation: Evaluation) -> dict:
         return {
@@ -242,33 +263,6 @@ def _check_layers(recipe: Recipe, count: int) -> None:
             raise UserError(f"layer {layer} is out of range; {recipe.target} has inputs of layers 0 to {count - 1}")
     if missing := set(recipe.layers) - set(recipe.feature_layers):
         raise UserError(f"layers {sorted(missing)} are not in feature_layers {list(recipe.feature_layers)}; add them there")
-
-
-def _features(
-    recipe: Recipe,
-    target: TargetEnds,
-    positions: int,
-    device: torch.device,
-    say: Callable[[str], None],
-    collected: Callable[[int, int], None],
-) -> Features:
-    needed = size_in_bytes(positions, target.config.hidden_size, len(recipe.feature_layers))
-    say(f"hidden states of {positions} positions need {needed / 2**30:.1f} GiB in {recipe.features}")
-    return collect(
-        recipe.target,
-        recipe.data,
-        recipe.features,
-        recipe.feature_layers,
-        device,
-        lambda count: collected(count, positions),
-    )
-
-
-def _states(features: Features, items: list[Indexed], columns: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The captured states of the first shard, and where its samples begin."""
-    first = [item for item in items if item.shard == 0]
-    end = first[-1].begin + len(first[-1].sample.tokens)
-    return features.read(0, 0, end, columns)["hidden"], torch.tensor([item.begin for item in first])
 
 
 def _counts(data: Path) -> list[int]:

@@ -1,8 +1,7 @@
 """Smaller draft vocabularies (after VocabTrim, arXiv 2506.22694): what each size covers, and what it costs in acceptance."""
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from vllm_edsd.errors import UserError
 from vllm_edsd.training.batches import collate, index
 from vllm_edsd.training.belonging import check_agreement
 from vllm_edsd.training.evaluation import evaluate
-from vllm_edsd.training.features import Features, collect
-from vllm_edsd.training.samples import Sample, write_shard
+from vllm_edsd.training.online import Online
+from vllm_edsd.training.samples import Sample
 from vllm_edsd.training.target import TargetEnds
 from vllm_edsd.training.vocabulary import most_frequent, token_counts
 
@@ -75,30 +74,24 @@ def compare(
     layers = whole.config.layers
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     embedding = TargetEnds.read(target).embedding.to(device)
-    positions = sum(len(sample.tokens) for sample in held_out)
-    with tempfile.TemporaryDirectory(prefix="vllm-edsd-trim-") as folder:
-        samples = Path(folder) / "samples"
-        write_shard(samples / "samples-00000.safetensors", held_out, {})
-        seen = 0
-
-        def collected(count: int) -> None:
-            nonlocal seen
-            seen += count
-            report("hidden states", seen, positions)
-
-        features = collect(target, samples, Path(folder) / "features", layers, device, collected)
-        _check(held_out, features, target, data)
-        emitted = np.zeros((len(drafters), len(held_out)))
-        drafts = np.zeros_like(emitted)
-        # One answer at a time, so that answers can be resampled.
-        for place, item in enumerate(index(held_out, [len(held_out)])):
-            batch = collate([item], features, range(len(layers))).to(device)
-            batch = dataclasses.replace(batch, hidden=batch.hidden.float(), final=batch.final.float())
-            for row, drafter in enumerate(drafters):
-                found = evaluate(drafter.to(device), embedding, [batch], depth, torch.float32)
-                emitted[row, place] = round(found.acceptance_length * found.drafts)
-                drafts[row, place] = found.drafts
-            report("drafting", place + 1, len(held_out))
+    positions, seen = sum(len(sample.tokens) for sample in held_out), 0
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for place, part in Online(target, layers, device).states(held_out):
+        states[place] = part | {"hidden": part["hidden"].flatten(1)}
+        seen += len(part["final"])
+        report("hidden states", seen, positions)
+    _check(held_out, states, target, data)
+    emitted = np.zeros((len(drafters), len(held_out)))
+    drafts = np.zeros_like(emitted)
+    # One answer at a time, so that answers can be resampled.
+    for place, item in enumerate(index(held_out, [len(held_out)])):
+        batch = collate([item], [states[place]]).to(device)
+        batch = dataclasses.replace(batch, hidden=batch.hidden.float(), final=batch.final.float())
+        for row, drafter in enumerate(drafters):
+            found = evaluate(drafter.to(device), embedding, [batch], depth, torch.float32)
+            emitted[row, place] = round(found.acceptance_length * found.drafts)
+            drafts[row, place] = found.drafts
+        report("drafting", place + 1, len(held_out))
     counts = token_counts(held_out, whole.config.vocab_size)
     draws = np.random.default_rng(0).integers(len(held_out), size=(RESAMPLES, len(held_out)))
     means = emitted.sum(1) / drafts.sum(1)
@@ -120,11 +113,10 @@ def _interval(mean: float, resampled: np.ndarray) -> dict[str, float]:
     return {"mean": float(mean), "low": float(low), "high": float(high)}
 
 
-def _check(held_out: Sequence[Sample], features: Features, target: Path, data: Path) -> None:
+def _check(held_out: Sequence[Sample], states: Mapping[int, dict[str, torch.Tensor]], target: Path, data: Path) -> None:
     agreed = greedy = 0
-    for item in index(held_out, [len(held_out)]):
-        tokens, answer = item.sample.tokens, item.sample.answer
-        said = features.read(0, item.begin, item.begin + len(tokens), [0])["argmax"]
-        agreed += int((said[answer:-1] == tokens[answer + 1 :]).sum())
-        greedy += len(tokens) - answer - 1
+    for place, sample in enumerate(held_out):
+        said = states[place]["argmax"].cpu()
+        agreed += int((said[sample.answer : -1] == sample.tokens[sample.answer + 1 :]).sum())
+        greedy += len(sample.tokens) - sample.answer - 1
     check_agreement(agreed, greedy, data, target)
