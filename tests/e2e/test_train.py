@@ -10,6 +10,7 @@ import yaml
 from vllm_edsd.bench.load import MODEL, Load
 from vllm_edsd.engine.server import serve
 from vllm_edsd.prompts import Prompt
+from vllm_edsd.training.samples import read_shard, shards
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +26,10 @@ def test_regen_train_serve(target, tmp_path):
         f"Name {count} animals that live in {place}." for count in (2, 3, 4) for place in ("rivers", "forests", "deserts")
     ]
     prompts.write_text("\n".join(json.dumps({"id": str(n), "turns": [text]}) for n, text in enumerate(questions)))
-    edsd("regen", target, "--prompts", prompts, "--out", tmp_path / "data", "--max-tokens", 24, "--max-prompt-tokens", 104)
+    lengths = ("--max-tokens", 24, "--max-prompt-tokens", 104)
+    edsd("regen", target, "--prompts", prompts, "--out", tmp_path / "data", *lengths, "--shard-size", 5, "--ray", 2)
+    answered = [len(read_shard(path)) for path in shards(tmp_path / "data")]
+    assert answered == [5, 4]
     recipe = {
         "drafter": "edsd",
         "target": str(target),

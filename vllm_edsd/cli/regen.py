@@ -3,7 +3,7 @@
 import random
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,37 +33,59 @@ def regen(
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts' order and of the sampling.")] = 0,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of the target in vLLM.")] = "bfloat16",
     part: Annotated[str, typer.Option(help="i/n: make the i-th of every n shards; n runs share --out.")] = "1/1",
+    ray: Annotated[
+        int | None, typer.Option(min=1, help="So many parts at once on a Ray cluster: RAY_ADDRESS, or one started here.")
+    ] = None,
 ) -> None:
     """Regenerate responses with the target through vLLM, with its own chat template."""
     mine, parts = _part(part)
+    if ray is not None and parts > 1:
+        raise UserError(f"--part {part} and --ray {ray} exclude each other; --ray makes the parts itself")
     require_target(target)
     chosen = gather(prompts, seed)
-    restart_with_preloads()
-    from vllm_edsd.engine.offline import OfflineTarget
+    share = -(-tokens // parts)
+    if ray is not None:
+        from vllm_edsd.engine.ray_regen import over_ray
 
-    engine = OfflineTarget(target, dtype, max_prompt_tokens + max_tokens, max_tokens, seed + mine - 1)
-    marks = fingerprint(target)
-    options = RegenOptions(target.name, tuple(temperature), max_tokens, max_prompt_tokens, shard_size, seed, marks)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task("response tokens", total=-(-tokens // parts), rate="")
+        given = {"--out": out, "--tokens": tokens, "--max-tokens": max_tokens, "--max-prompt-tokens": max_prompt_tokens}
+        given |= {"--shard-size": shard_size, "--seed": seed, "--dtype": dtype}
+        repeated = [f"--prompts={source}" for source in prompts] + [f"--temperature={heat}" for heat in temperature]
+        with _Bar(share) as bar:
+            over_ray([str(target), *repeated, *(f"{key}={value}" for key, value in given.items())], ray, out, bar.report)
+    else:
+        restart_with_preloads()
+        from vllm_edsd.engine.offline import OfflineTarget
 
-        def report(count: int, samples: int) -> None:
-            progress.advance(task, count)
-            speed = progress.tasks[task].speed
-            progress.update(task, rate=f"{speed:.0f} tok/s" if speed else "")
+        engine = OfflineTarget(target, dtype, max_prompt_tokens + max_tokens, max_tokens, seed + mine - 1)
+        marks = fingerprint(target)
+        options = RegenOptions(target.name, tuple(temperature), max_tokens, max_prompt_tokens, shard_size, seed, marks)
+        asks = (engine.render, engine.decode, engine.generate)
+        with _Bar(share) as bar:
+            regenerate(chosen, *asks, options, out, share, bar.report, (mine, parts))
+    print(f"{out}: {bar.written} response tokens in part {part}" if parts > 1 else f"{out}: {bar.written} response tokens")
 
-        written = regenerate(
-            chosen, engine.render, engine.decode, engine.generate, options, out, -(-tokens // parts), report, (mine, parts)
-        )
-    print(f"{out}: {written} response tokens in part {part}")
+
+class _Bar:
+    """Response tokens written so far, of `total`."""
+
+    def __init__(self, total: int):
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        self.bar = Progress(TextColumn("{task.description}"), *columns, TimeElapsedColumn(), TimeRemainingColumn())
+        self.task = self.bar.add_task("response tokens", total=total, rate="")
+        self.written = 0
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def report(self, tokens: int) -> None:
+        self.written += tokens
+        self.bar.advance(self.task, tokens)
+        speed = self.bar.tasks[0].speed
+        self.bar.update(self.task, rate=f"{speed:.0f} tok/s" if speed else "")
 
 
 def gather(sources: list[str], seed: int) -> list[Prompt]:

@@ -1,4 +1,4 @@
-"""The Ray cluster whose CPUs the workers take: one that is there, or one of our own that ends with the engine."""
+"""The Ray cluster that workers run on: one that is there, or one of our own that ends with who started it."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ try:
     import ray
     from ray.util.placement_group import placement_group, placement_group_table
 except ImportError as error:
-    raise UserError(f"RayCPUExecutor needs Ray, which cannot be imported ({error}); pip install 'vllm-edsd[ray]'") from None
+    raise UserError(f"Ray cannot be imported ({error}); pip install 'vllm-edsd[ray]'") from None
 
 STORE_BYTES = 80 << 20  # about the least that Ray allows; weights and tokens do not pass through its object store
 ANSWER_SECONDS = 10.0

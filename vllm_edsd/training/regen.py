@@ -43,13 +43,13 @@ def regenerate(
     options: RegenOptions,
     out: Path,
     max_response_tokens: int,
-    report: Callable[[int, int], None],
+    report: Callable[[int], None],
     part: tuple[int, int] = (1, 1),
 ) -> int:
     """Answers `prompts` in a seeded order until `max_response_tokens` are written; returns how many were.
 
-    Temperatures are taken in turn over the prompts. `report(tokens, samples)` is called after each shard, with the tokens of
-    finished shards counted at once. `part=(i, n)` makes the i-th of every n shards (i from 1), so that n processes or
+    Temperatures are taken in turn over the prompts. `report(tokens)` is called after each shard; those that
+    were there count too. `part=(i, n)` makes the i-th of every n shards (i from 1), so that n processes or
     machines share one folder; `max_response_tokens` then counts this part's. Raises UserError if `out` holds shards made
     with other options or prompts.
     """
@@ -63,14 +63,14 @@ def regenerate(
             break
         path = Path(out) / f"samples-{index // options.shard_size:05d}.safetensors"
         if path.exists():
-            tokens, count = _finished(path, identity)
+            tokens = _finished(path, identity)
         else:
             chunk = list(enumerate(order))[index : index + options.shard_size]
             samples = _converse(chunk, render, decode, generate, options)
-            write_shard(path, samples, identity | {"response_tokens": sum(len(s.tokens) - s.answer for s in samples)})
-            tokens, count = sum(len(s.tokens) - s.answer for s in samples), len(samples)
+            tokens = sum(len(sample.tokens) - sample.answer for sample in samples)
+            write_shard(path, samples, identity | {"response_tokens": tokens})
         done += tokens
-        report(tokens, count)
+        report(tokens)
     return done
 
 
@@ -103,7 +103,7 @@ def _digest(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256("\n".join(prompt.model_dump_json() for prompt in prompts).encode()).hexdigest()
 
 
-def _finished(path: Path, identity: dict) -> tuple[int, int]:
+def _finished(path: Path, identity: dict) -> int:
     from safetensors import safe_open
 
     made = made_with(path)
@@ -116,4 +116,4 @@ def _finished(path: Path, identity: dict) -> tuple[int, int]:
         )
     with safe_open(path, "pt") as file:
         starts, answers = file.get_tensor("starts"), file.get_tensor("answers")
-    return int(starts[-1] - answers.sum()), len(answers)
+    return int(starts[-1] - answers.sum())
