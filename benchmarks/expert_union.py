@@ -120,11 +120,10 @@ def measure(experts: int, folder: Path) -> dict[str, Any]:
 def make(experts: int, folder: Path) -> None:
     """The target, a plan that cuts nothing and so only counts experts, and a random EAGLE-3 drafter."""
     import transformers
+    from whole_plan import write_whole
 
     from vllm_edsd.drafters import factory
     from vllm_edsd.drafters.config import DrafterConfig
-    from vllm_edsd.experts.plan import Plan, write
-    from vllm_edsd.fingerprint import model_fingerprint
     from vllm_edsd.training.export import export
 
     torch.manual_seed(0)
@@ -132,15 +131,7 @@ def make(experts: int, folder: Path) -> None:
     model = transformers.Qwen3MoeForCausalLM(config).to(torch.bfloat16)
     model.lm_head.weight.data.mul_(FLAT)
     model.save_pretrained(folder / "target")
-    layers = config.num_hidden_layers
-    whole = Plan(
-        model=model_fingerprint(folder / "target"),
-        mode="all",
-        num_hidden_layers=layers,
-        top_k=TOP_K,
-        experts=dict.fromkeys(range(layers), TOP_K),
-    )
-    write(whole, None, folder / "whole")
+    write_whole(folder / "target", folder / "whole")
     drafter = DrafterConfig.of_target(config, "random", "eagle3", (1, 2, 3), SHAPE["vocab_size"])
     weights = factory.build(drafter, torch.arange(SHAPE["vocab_size"])).state_dict()
     weights["lm_head.weight"] *= FLAT

@@ -23,22 +23,13 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def main(target: str, drafter: str, prompts: str, out: str) -> None:
-    from transformers import AutoConfig
+    from whole_plan import write_whole
 
-    from vllm_edsd.experts.plan import Plan, top_k, write
-    from vllm_edsd.fingerprint import model_fingerprint
     from vllm_edsd.training.export import environment
 
-    config = AutoConfig.from_pretrained(target)
-    count, k = config.num_hidden_layers, top_k(config)
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "whole"
-        counts = dict.fromkeys(range(count), k)
-        write(
-            Plan(model=model_fingerprint(Path(target)), mode="all", num_hidden_layers=count, top_k=k, experts=counts),
-            None,
-            plan,
-        )
+        write_whole(Path(target), plan)
         arms = {name: measure(target, drafter, Path(prompts), plan, options) for name, options in ARMS.items()}
     command = " ".join(["python", *sys.argv])
     Path(out).write_text(
