@@ -68,7 +68,7 @@ def test_without_ray(monkeypatch):
     monkeypatch.delitem(sys.modules, "vllm_edsd.engine.ray_cluster")
     monkeypatch.delattr("vllm_edsd.engine.ray_cluster")
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(UserError, match=r"needs Ray.*pip install 'vllm-edsd\[ray\]'"):
+    with pytest.raises(UserError, match=r"Ray cannot be imported.*pip install 'vllm-edsd\[ray\]'"):
         serve.policy_obstacle(ASKED)
 
 
