@@ -10,11 +10,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vllm_edsd.config import validate
 from vllm_edsd.drafters import registry
+from vllm_edsd.drafters.config import SWITCHES, DrafterConfig
+from vllm_edsd.drafters.stated import Stated
 from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.errors import UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
+AGAIN = "weights and configuration are not of one export: fetch or export the drafter again"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -91,12 +95,18 @@ def read_shapes(folder: Path) -> dict[str, list[int]]:
 def check(folder: Path, target: TargetShape | None = None) -> dict[str, Any]:
     """Checks a drafter's files and, with `target`, that the drafter was made for such a target; returns its config.json.
 
-    Raises UserError naming what differs, both values and the remedy.
+    One that we exported must have all that its configuration describes. Raises UserError naming what differs, both values
+    and the remedy.
     """
-    config = read_config(folder)
-    _check_weights(folder, config, read_shapes(folder))
+    config, shapes = read_config(folder), read_shapes(folder)
+    place = str(Path(folder) / "config.json")
+    stated = validate(Stated, config, place)
+    if "edsd" in config:
+        _check_export(folder, config, DrafterConfig.from_hf(config, place), shapes)
+    else:
+        _check_head(folder, stated, shapes)
     if target is not None:
-        _check_target(folder, config, target)
+        _check_target(folder, stated, config.get("edsd", {}), target)
     return config
 
 
@@ -108,13 +118,6 @@ def version(folder: Path) -> str:
     return digest.hexdigest()[:12] if files else "-"
 
 
-def layer_ids(config: dict[str, Any]) -> list[int]:
-    """The target layers whose inputs a drafter reads; empty when it leaves the choice to vLLM."""
-    nested = config.get("eagle_config") or {}
-    ids = config.get("eagle_aux_hidden_state_layer_ids") or nested.get("eagle_aux_hidden_state_layer_ids")
-    return list(ids or [])
-
-
 def _find(drafter: str) -> Path | None:
     for folder in (BUNDLED / drafter, Path(drafter).expanduser()):
         if folder.is_dir():
@@ -122,25 +125,41 @@ def _find(drafter: str) -> Path | None:
     return None
 
 
-def _check_weights(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> None:
-    rows = config.get("draft_vocab_size")
-    for name in ("lm_head.weight", "d2t"):
-        if rows is not None and name in shapes and shapes[name][0] != rows:
+def _check_export(folder: Path, config: dict[str, Any], made: DrafterConfig, shapes: dict[str, list[int]]) -> None:
+    from vllm_edsd.drafters import factory  # torch, which nothing else here needs
+
+    described = factory.shapes(made)
+    for key in ("architectures", *SWITCHES.get(made.drafter, {})):
+        wanted = made.to_hf()[key]
+        if config.get(key) != wanted:
             raise UserError(
-                f"drafter {folder}: {name} has {shapes[name][0]} rows, but config.json says draft_vocab_size {rows}; "
-                "weights and configuration are not of one export: fetch or export the drafter again"
+                f"drafter {folder}: {key} is {config.get(key)!r}, but a drafter of kind {made.drafter} has {wanted!r}; "
+                f"{AGAIN}"
             )
+    wrong = sorted(name for name in described.keys() | shapes.keys() if described.get(name) != shapes.get(name))
+    if wrong:
+        raise UserError(
+            f"drafter {folder}: {wrong[0]} has shape {shapes.get(wrong[0])}, but config.json describes "
+            f"{described.get(wrong[0])}; {AGAIN}"
+        )
 
 
-def _check_target(folder: Path, config: dict[str, Any], target: TargetShape) -> None:
-    ours = config.get("edsd") or {}
-    made_for = f" (it was trained for {ours['target']})" if "target" in ours else ""
-    stated = {
-        "hidden_size": config.get("target_hidden_size", config.get("hidden_size")),
-        "vocab_size": config.get("vocab_size"),
-        "num_hidden_layers": ours.get("target_num_hidden_layers"),
-    }
-    for what, value in stated.items():
+def _check_head(folder: Path, stated: Stated, shapes: dict[str, list[int]]) -> None:
+    for name, axis, key in (
+        ("lm_head.weight", 0, "draft_vocab_size"),
+        ("lm_head.weight", 1, "hidden_size"),
+        ("d2t", 0, "draft_vocab_size"),
+    ):
+        shape, size = shapes.get(name), getattr(stated, key)
+        if shape is not None and size is not None and shape[axis : axis + 1] != [size]:
+            raise UserError(f"drafter {folder}: {name} has shape {shape}, but config.json says {key} {size}; {AGAIN}")
+
+
+def _check_target(folder: Path, stated: Stated, ours: dict[str, Any], target: TargetShape) -> None:
+    made_for = f" (it was trained for {ours['target']})" if ours else ""
+    width = stated.hidden_size if stated.target_hidden_size is None else stated.target_hidden_size
+    depth = ours.get("target_num_hidden_layers")
+    for what, value in (("hidden_size", width), ("vocab_size", stated.vocab_size), ("num_hidden_layers", depth)):
         has = getattr(target, what)
         if value is not None and has is not None and value != has:
             raise UserError(
@@ -148,7 +167,7 @@ def _check_target(folder: Path, config: dict[str, Any], target: TargetShape) -> 
                 "choose a drafter for this target, or train one with `vllm-edsd train`"
             )
     depth = target.num_hidden_layers
-    wrong = [index for index in layer_ids(config) if depth is not None and not 0 <= index <= depth]
+    wrong = [index for index in stated.layer_ids if depth is not None and not 0 <= index <= depth]
     if wrong:
         raise UserError(
             f"drafter {folder} reads target layer {wrong[0]}, but {target.name} has num_hidden_layers {depth}{made_for}; "

@@ -1,8 +1,12 @@
 """The shape of a drafter, as it stands in its `config.json`: what vLLM reads, and what ties it to its target."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from vllm_edsd.config import validate
+from vllm_edsd.errors import UserError
 
 FORMAT = 1
 ARCHITECTURES = {
@@ -12,12 +16,20 @@ ARCHITECTURES = {
 }
 # What tells vLLM's class of a kind from the same class of another.
 SWITCHES: dict[str, dict[str, Any]] = {"eagle3.1": {"fc_norm": True, "norm_output": True}}
+# Where config.json has what does not stand at its top under its own name.
+PLACES = {
+    "drafter": ("edsd", "drafter"),
+    "target": ("edsd", "target"),
+    "target_num_hidden_layers": ("edsd", "target_num_hidden_layers"),
+    "rope_theta": ("rope_parameters", "rope_theta"),
+    "layers": ("eagle_aux_hidden_state_layer_ids",),
+}
 
 
 class DrafterConfig(BaseModel):
     """Everything a drafter's modules need to be built, torch or vLLM."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     drafter: str = Field(description="kind of drafter, one of ARCHITECTURES")
     target: str = Field(description="name of the target it was trained for")
@@ -96,14 +108,31 @@ class DrafterConfig(BaseModel):
         }
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any]) -> "DrafterConfig":
-        """Reads back what `to_hf` wrote."""
-        same = set(cls.model_fields) & set(config)
-        return cls(
-            **{name: config[name] for name in same},
-            drafter=config["edsd"]["drafter"],
-            target=config["edsd"]["target"],
-            target_num_hidden_layers=config["edsd"]["target_num_hidden_layers"],
-            rope_theta=config["rope_parameters"]["rope_theta"],
-            layers=tuple(config["eagle_aux_hidden_state_layer_ids"]),
+    def from_hf(cls, config: dict[str, Any], place: str = "config.json") -> "DrafterConfig":
+        """Reads back what `to_hf` wrote to `place`. Raises UserError for another format, and for a missing or wrong key."""
+        _check_format(config, place)
+        stated = {name: _at(config, PLACES.get(name, (name,))) for name in cls.model_fields}
+        found = {name: value for name, value in stated.items() if value is not None}
+        if isinstance(found.get("layers"), list):
+            found["layers"] = tuple(found["layers"])
+        return validate(cls, found, place, _spell)
+
+
+def _check_format(config: dict[str, Any], place: str) -> None:
+    written = _at(config, ("edsd", "format"))
+    if written != FORMAT:
+        raise UserError(
+            f"{place} was written by another version of vllm_edsd, or edited (edsd.format is {written!r}, and "
+            f"{FORMAT} can be read); train it again"
         )
+
+
+def _at(found: Any, path: Iterable[str]) -> Any:
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _spell(key: str) -> str:
+    name, *rest = key.split(".")
+    return repr(".".join([*PLACES.get(name, (name,)), *rest]))

@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[type[Drafter], type[DraftLayer]]] = {
     "eagle3": (Drafter, Eagle3Layer),
     "eagle3.1": (NormedDrafter, Eagle3Layer),
 }
+MAPS = ("d2t", "t2d")  # between draft and target vocabulary: needed where they differ
 
 
 def build(config: DrafterConfig, draft_ids: torch.Tensor) -> Drafter:
@@ -28,9 +29,18 @@ def build(config: DrafterConfig, draft_ids: torch.Tensor) -> Drafter:
     return drafter(config, layer(config), draft_ids)
 
 
+def shapes(config: DrafterConfig) -> dict[str, list[int]]:
+    """Names and shapes of the weights that such a drafter is exported with; none are made. Raises UserError as `build`."""
+    with torch.device("meta"):
+        made = build(config, torch.arange(config.draft_vocab_size)).state_dict()
+    mapped = config.draft_vocab_size != config.vocab_size
+    return {name: list(weight.shape) for name, weight in made.items() if mapped or name not in MAPS}
+
+
 def load(folder: Path) -> Drafter:
     """The float32 drafter of a checkpoint directory written by `vllm-edsd train`."""
-    config = DrafterConfig.from_hf(json.loads((Path(folder) / "config.json").read_text()))
+    path = Path(folder) / "config.json"
+    config = DrafterConfig.from_hf(json.loads(path.read_text()), str(path))
     weights = load_file(Path(folder) / "model.safetensors")
     ids = torch.arange(config.draft_vocab_size)
     drafter = build(config, ids + weights["d2t"] if "d2t" in weights else ids)

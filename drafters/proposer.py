@@ -21,3 +21,9 @@ class Proposer(ABC):
 
     def observe(self, tokens: np.ndarray, new: int) -> None:  # noqa: B027 - not every proposer learns
         """The target has just written the last `new` (>= 1) of `tokens`; called before `propose` with the same text."""
+
+    def chances(self, tokens: np.ndarray, drafted: Sequence[int]) -> Sequence[float] | np.ndarray:
+        """How likely each of `drafted`, which `propose` made of the same text, is what the target writes, if those before it
+        are; in (0, 1). Asked of one that drafts beside a drafter with weights: a first guess, which outcomes correct.
+        """
+        return [0.5] * len(drafted)

@@ -3,7 +3,11 @@
 from vllm_edsd.drafters.proposer import Proposer
 from vllm_edsd.extensions import Extensions
 
-PROPOSERS = Extensions("proposer", "vllm_edsd.proposers", Proposer, {"trigram": "vllm_edsd.drafters.trigram.core:Trigram"})
+OURS = {
+    "lookup": "vllm_edsd.drafters.lookup.core:Lookup",
+    "trigram": "vllm_edsd.drafters.trigram.core:Trigram",
+}
+PROPOSERS = Extensions("proposer", "vllm_edsd.proposers", Proposer, OURS)
 
 
 def names() -> list[str]:

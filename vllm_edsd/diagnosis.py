@@ -55,7 +55,7 @@ def supported() -> Check:
     """Whether the installed vLLM is in the supported range."""
     version = compat.vllm_version()
     if compat.version_problem(version) is None:
-        return Check("supported range", "ok", f"vLLM {version} is in {compat.SUPPORTED}")
+        return Check("supported range", "ok", f"vLLM {version} (supported: {compat.SUPPORTED})")
     found = f"vLLM {version}" if version else "no vLLM"
     return Check("supported range", "fail", f"{found}, supported is {compat.SUPPORTED}", f"install vLLM {compat.SUPPORTED}")
 

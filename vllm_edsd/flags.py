@@ -17,6 +17,7 @@ from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.errors import UserError
 from vllm_edsd.serving import ADMIN_TOKEN, administration, costs, engine_arguments, from_environment, variable
 from vllm_edsd.serving import prepare as ready
+from vllm_edsd.targets import check_exists
 
 FLAG = "--edsd"
 RIVALS = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
@@ -78,8 +79,9 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
         raise UserError(f"{spell('experts_mode')} needs a plan; add {flag('experts')} PLAN or set {variable('experts')}")
     if STARTERS.isdisjoint(given):
         raise UserError(f"{spell(next(iter(flagged)))} needs a drafter; add {FLAG} DRAFTER or set {variable('drafter')}")
-    config = validate(ServeConfig, given, FLAG, spell)
+    config = validate(ServeConfig, given, None, spell)
     name = getattr(namespace, "model_tag", None) or namespace.model
+    check_exists(name)
     target = _as_built(read_target(name, getattr(namespace, "revision", None)), namespace)
     coefficients = costs(config, name, getattr(namespace, "dtype", "auto"))
     arguments = engine_arguments(config, target, obstacle(vars(namespace)), coefficients)

@@ -2,21 +2,31 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.json_lines import read_lines
 
 
+def _said(turn: str) -> str:
+    if not turn.strip():
+        raise ValueError("a turn is empty")
+    return turn
+
+
+Turn = Annotated[str, AfterValidator(_said)]
+
+
 class Prompt(BaseModel):
     """One conversation to be had: user turns in order, under an optional system prompt. Other fields are ignored."""
 
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="ignore")
 
-    id: str
-    turns: list[str] = Field(min_length=1)
-    category: str = "all"
+    id: str = Field(coerce_numbers_to_str=True)
+    turns: list[Turn] = Field(min_length=1)
+    category: str = Field(default="all", coerce_numbers_to_str=True)
     system: str | None = None
 
     def messages(self) -> list[dict[str, str]]:

@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_edsd.config import ServeConfig, validate
+from vllm_edsd.config import NOTHING, ServeConfig, validate
 from vllm_edsd.drafters import registry
 from vllm_edsd.drafters.checkpoint import check, model_free, resolve
 from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.engine.hooks import lending
 from vllm_edsd.errors import UserError
+from vllm_edsd.targets import check_exists
 
 ADAPTIVE = "evict"
+BESIDE = "lookup"  # what stands beside a drafter under that policy
 EXPERTS_WORKER = "vllm_edsd.engine.experts_worker.ExpertsCPUWorker"
 WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
 CUSTOM_CLASS = "vllm_edsd.engine.custom_proposer.CustomProposer"
@@ -59,8 +61,10 @@ def engine_arguments(
     It is for a policy that adapts and for block verification; `obstacle` says why it cannot be used here, None where it can.
     `coefficients` are a cost profile's. Fewer experts (`config.experts`) go with any drafter or none. For a `target` whose
     vLLM class gives no hidden states, `hf_overrides` name ours.
-    Raises UserError for a drafter that is absent, damaged or not made for `target`, and for what the obstacle forbids.
+    Raises UserError for a drafter that is absent, damaged or not made for `target`, for a record that has no place, and for
+    what the obstacle forbids.
     """
+    _check_record(config.record)
     arguments = _speculation(config, target, obstacle, coefficients)
     if config.experts is not None:
         return _with_experts(arguments, config, target, obstacle)
@@ -69,6 +73,11 @@ def engine_arguments(
             f"experts_mode {config.experts_mode!r} is for fewer experts, and there is no plan; give experts, or leave it out"
         )
     return arguments
+
+
+def default_policy(obstacle: str | None) -> str:
+    """The policy of a drafter with weights where none is asked for; `obstacle` as in `engine_arguments`."""
+    return "fixed" if obstacle else ADAPTIVE
 
 
 def _speculation(
@@ -81,7 +90,7 @@ def _speculation(
         return _model_free(config)
     folder = resolve(config.drafter)
     architectures = check(folder, target).get("architectures") or []
-    policy = config.policy or ("fixed" if obstacle else ADAPTIVE)
+    policy = config.policy or default_policy(obstacle)
     if policy != "fixed" and obstacle:
         raise UserError(f"policy {policy!r} cannot be used: {obstacle}; give policy fixed, or leave it out")
     if config.verification != "standard" and obstacle:
@@ -98,7 +107,7 @@ def _speculation(
     named = list(target.architectures) if target is not None else []
     lent = [lending(name) for name in named]
     overrides = {"hf_overrides": {"architectures": lent}} if lent != named else {}
-    if policy == "fixed" and config.verification == "standard":
+    if policy == "fixed" and config.verification == "standard" and config.beside in (None, NOTHING):
         return {"speculative_config": speculative, **overrides}
     return {
         **overrides,
@@ -108,12 +117,33 @@ def _speculation(
         "additional_config": {
             "edsd": {
                 "policy": policy,
+                "beside": _beside(config, policy),
                 "verification": config.verification,
                 "coefficients": coefficients,
                 "record": None if config.record is None else str(config.record.absolute()),
             }
         },
     }
+
+
+def _check_record(record: Path | None) -> None:
+    """Raises UserError where the engine's process could not open it."""
+    if record is not None and (record.is_dir() or not record.absolute().parent.is_dir()):
+        raise UserError(
+            f"record {record} is no file in an existing directory; make {record.absolute().parent}, or give a file"
+        )
+
+
+def _beside(config: ServeConfig, policy: str) -> str | None:
+    """The model-free proposer beside a drafter with weights. Raises UserError where the policy cannot weigh the two."""
+    if config.beside is None:
+        return BESIDE if policy == ADAPTIVE else None
+    if config.beside == NOTHING:
+        return None
+    if policy == "fixed":
+        raise UserError(f"beside {config.beside!r} is for a policy that adapts, and the policy is fixed; leave one out")
+    registry.load(config.beside)  # what is wrong with it is told here, not in the engine's process
+    return config.beside
 
 
 def _worker_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,6 +243,8 @@ def options(drafter: str | None = None, target: str | None = None, **options: An
     if drafter is None and config.experts is None:
         raise UserError("vllm_edsd.options() does nothing; give a drafter, or experts=PLAN, or both")
     obstacle = serve.policy_obstacle({})
+    if target is not None:
+        check_exists(target)
     shape = None if target is None else read_target(target)
     arguments = engine_arguments(config, shape, obstacle, costs(config, target, None))
     prepare(serve.prepare, config, shape, arguments)

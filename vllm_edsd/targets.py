@@ -8,6 +8,7 @@ pre-tokenizer.
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from vllm_edsd.errors import UserError
-from vllm_edsd.files import atomic
+from vllm_edsd.files import atomic, replaceable
 
 BUNDLED_MOE = Path(__file__).parent / "experts" / "bundled" / "smollm2-moe"
 CHECK_PROMPT = "What is the capital of France?"
@@ -26,13 +27,15 @@ MOE_ANSWER = f"{CHECK_ANSWER} It is also the capital of"
 def make_target(name: str, out: Path, report: Callable[[str], None] = lambda _: None) -> Path:
     """Writes target `name` to directory `out` and checks it by a known greedy continuation.
 
-    Raises UserError for an unknown name, a missing source package or a continuation that differs.
+    Raises UserError for an unknown name, a directory that is no target, a missing source package or a continuation that
+    differs.
     """
     if name not in TARGETS:
         raise UserError(f"unknown target {name!r}; known: {', '.join(sorted(TARGETS))}")
-    with atomic(Path(out)) as partial:
+    place = replaceable(out, "config.json")
+    with atomic(place) as partial:
         TARGETS[name](partial, report)
-    return Path(out)
+    return place
 
 
 def default_target(report: Callable[[str], None] = lambda _: None) -> Path:
@@ -112,6 +115,16 @@ def _smollm2_moe(out: Path, report: Callable[[str], None]) -> None:
 
 
 TARGETS: dict[str, Callable[[Path, Callable[[str], None]], None]] = {"smollm2": _smollm2, "smollm2-moe": _smollm2_moe}
+
+
+def check_exists(target: str | Path) -> None:
+    """Raises UserError for a target that is a path where nothing is; hub ids and addresses (s3://) are left to vLLM."""
+    named, made = str(target), Path(target).name
+    hub_id = re.fullmatch(r"[^./~][^/]*(/[^/]+)?", named)
+    if hub_id or "://" in named or Path(target).exists():
+        return
+    remedy = f"make it with: vllm-edsd target {made} --out {target}" if made in TARGETS else "give a directory or a hub id"
+    raise UserError(f"target {target} does not exist; {remedy}")
 
 
 def require_target(path: Path) -> None:

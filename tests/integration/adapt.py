@@ -44,6 +44,15 @@ class Chaos(DraftPolicy):
         return np.array([self.random.randint(0, drafting.drafted) for _ in drafting.requests])
 
 
+class Copies(Chaos):
+    """Now and then what the text repeats, as far as a die says, in place of the drafter's."""
+
+    def beside(self, requests, chances, context):
+        if self.random.random() < 0.5 or not any(map(len, chances)):
+            return None
+        return np.array([self.random.randint(0, len(each)) for each in chances])
+
+
 class NotANumber(DraftPolicy):
     """Would verify everything; stands in for a drafter whose figures went wrong."""
 
@@ -98,7 +107,8 @@ def main(target: str, drafter: str, out: str) -> None:
         def start(self, requests):
             return False
 
-    makers = {"off": Off, "chaos": Chaos, "not-a-number": NotANumber}
+    makers = {"off": Off, "chaos": Chaos, "copies": Copies, "not-a-number": NotANumber}
+    makers["evict+lookup"] = lambda most: registry.make("evict", most, beside=True)
     makers |= {name: lambda most, name=name: registry.make(name, most) for name in registry.OURS}
     results = {}
     for name, make in makers.items():
@@ -110,7 +120,7 @@ def main(target: str, drafter: str, out: str) -> None:
         results[name] = result
     drafts = {}
     makers |= {"late": lambda most: Chaos(most, on=False)}
-    for name in ("fixed", "chaos", "late", "chaos-control", "late-control"):
+    for name in ("fixed", "chaos", "copies", "late", "chaos-control", "late-control"):
         llm.reset_prefix_cache()
         runner.drafter.policy = makers[name.removesuffix("-control")](K)
         if name == "chaos-control":

@@ -3,7 +3,8 @@
 Each HOW gets a file in OUT; those of one call share an engine, so their options must be the same:
 
 edsd, stock         through `vllm_edsd.options`, and through vLLM's own configuration alone
-standard, block     sampled drafts, cut at lengths thrown with a die; verified token by token, and as a block
+standard, block     sampled drafts, cut at lengths thrown with a die; verified token by token, and as a block; among the
+                    former are drafts of a model-free proposer, at steps thrown with the same die
 greedy              the same with likeliest drafts, as a block
 own, own-block      sampled drafts, cut where a token's own probability is low, which no policy can do
 grammar             even tokens only, drafts cut at the first odd one as vLLM's scheduler does for structured output
@@ -33,8 +34,8 @@ SAMPLED = {"draft_sample_method": "probabilistic", "num_tokens": 3, "policy": "f
 OPTIONS = {
     "edsd": {"num_tokens": 2},
     "stock": {},
-    "standard": SAMPLED | {"policy": "evict"},
-    "own": SAMPLED | {"policy": "evict"},
+    "standard": SAMPLED | {"policy": "evict", "beside": "trigram"},
+    "own": SAMPLED | {"policy": "evict", "beside": "trigram"},
     "block": SAMPLED | {"verification": "block"},
     "own-block": SAMPLED | {"verification": "block"},
     "grammar": SAMPLED | {"verification": "block"},
@@ -49,6 +50,13 @@ class Die(DraftPolicy):
     def __init__(self, max_tokens):
         super().__init__(max_tokens)
         self.random = random.Random(3)
+        self.besides = 0  # tokens offered by a model-free proposer and taken up
+
+    def beside(self, requests, chances, context):
+        if self.random.random() < 0.6:
+            return None
+        self.besides += sum(map(len, chances))
+        return np.array([self.random.randint(0, len(each)) for each in chances])
 
     def start(self, requests):
         return self.random.random() < 0.9
@@ -61,6 +69,9 @@ class Die(DraftPolicy):
 
 
 class Everything(Die):
+    def beside(self, requests, chances, context):
+        return None
+
     def start(self, requests):
         return True
 
@@ -76,8 +87,8 @@ def cut_by_own_probability(drafter):
     """Makes a proposer hand on a request's drafts up to the first that was less likely than its draws are on average."""
     keep = drafter._kept
 
-    def sure(requests):
-        kept = keep(requests)
+    def sure():
+        kept = keep()
         probs, tokens = torch.stack(drafter.probs, dim=1), torch.stack(drafter.tokens, dim=1).long()
         own = probs.gather(-1, tokens[..., None])[..., 0]
         counts = (own >= probs.square().sum(-1)).long().cumprod(1).sum(1).tolist()
@@ -146,6 +157,7 @@ def main(target: str, drafter: str, out: str, *wanted: str) -> None:
             before = accepted()
             answers = llm.generate([TokensPrompt(prompt_token_ids=PROMPT)] * (int(count) // EACH), params, use_tqdm=False)
         told = {"accepted": str(accepted() - before), "sampler": type(runner.rejection_sampler).__name__}
+        told["besides"] = str(getattr(getattr(runner.drafter, "policy", None), "besides", 0))
         tokens = torch.tensor([each.token_ids for answer in answers for each in answer.outputs])
         save_file({"answers": tokens}, f"{out}/{how}", told)
 

@@ -54,16 +54,16 @@ def test_drafters_by_arm():
 
 def test_arms_name_what_is_missing(monkeypatch):
     with pytest.raises(UserError, match="no-such-drafter"):
-        make_arms(["edsd"], 5, {"edsd": "no-such-drafter"}, None)
+        make_arms(["edsd"], 5, {"edsd": "no-such-drafter"}, None, ())
     with pytest.raises(UserError, match="'ngram' takes no drafter"):
-        make_arms(["none"], 5, {"ngram": "x"}, None)
+        make_arms(["none"], 5, {"ngram": "x"}, None, ())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"arm suffix needs package arctic-inference.*pip install"):
-        make_arms(["suffix"], 5, {}, None)
+        make_arms(["suffix"], 5, {}, None, ())
 
 
 def test_native_arms_draft_as_many_tokens_as_asked():
-    none, ngram = make_arms(["none", "ngram"], 3, {}, None)
+    none, ngram = make_arms(["none", "ngram"], 3, {}, None, ())
     assert none.arguments == ()
     assert '"num_speculative_tokens": 3' in ngram.arguments[1]
     assert none.policy is ngram.policy is None
@@ -85,14 +85,17 @@ def test_arms_with_a_drafter_come_once_for_each_policy():
     assert len({arm.label for arm in made}) == len(made)
 
 
-def test_without_policies_the_length_is_fixed():
-    (arm,) = make_arms(["edsd"], 4, {}, None)
-    assert arm.policy == "fixed:4"
+def test_a_policy_how_far_it_may_draft_and_what_stands_beside():
+    options = ("--edsd.policy", "evict", "--edsd.num-tokens")
+    assert parse_policy("evict", 6) == ("evict:6", (*options, "6"))
+    assert parse_policy("evict:8", 6) == ("evict:8", (*options, "8"))
+    assert parse_policy("evict:8+none", 6) == ("evict:8+none", (*options, "8", "--edsd.beside", "none"))
+    assert parse_policy("evict+trigram", 6) == ("evict:6+trigram", (*options, "6", "--edsd.beside", "trigram"))
 
 
-def test_a_policy_and_how_far_it_may_draft():
-    assert parse_policy("evict", 6) == ("evict:6", ("evict", 6))
-    assert parse_policy("evict:8", 6) == ("evict:8", ("evict", 8))
+def test_an_unknown_proposer_lists_the_known():
+    with pytest.raises(UserError, match=r"--policies 'evict\+tri': unknown proposer 'tri'; known: lookup, trigram, none$"):
+        parse_policy("evict+tri", 6)
 
 
 @pytest.mark.parametrize("given", ["fixed:", "fixed:0", "fixed:-1", "fixed:x", "fixed:2.5", "fixed:3:4", "fixed:\u00b2"])
@@ -111,8 +114,9 @@ def test_an_unknown_policy_lists_the_known(given):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-tokens", "0"], "--num-tokens 0 is out of range; give 1 or more"),
-        (["--max-tokens", "0"], "--max-tokens 0"),
+        (["--num-tokens", "0"], "--num-tokens 0 is out of range; give 1 to 128"),
+        (["--num-tokens", "129"], "--num-tokens 129 is out of range; give 1 to 128"),
+        (["--max-tokens", "0"], "--max-tokens 0 is out of range; give 1 or more"),
         (["--temperature", "-1"], "--temperature -1"),
         (["--temperature", "nan"], "--temperature nan"),
         (["--dtype", "int3"], "--dtype 'int3'"),
@@ -144,10 +148,10 @@ def handed_over(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([], ("fixed",)),
+        ([], ("evict",)),
         (["--policies", "fixed:3,fixed:5,evict"], ("fixed:3", "fixed:5", "evict")),
         (["--policies", "fixed:3 evict", "--policies", "bandit"], ("fixed:3", "evict", "bandit")),
-        (["--policies", ""], ("fixed",)),
+        (["--policies", ""], ("evict",)),
     ],
     ids=["default", "commas", "spaces and repeats", "empty"],
 )

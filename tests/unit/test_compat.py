@@ -13,7 +13,12 @@ def test_supported_versions(version):
 @pytest.mark.parametrize("version", ["0.31.9", "0.34.0", "1.0", "0.1.dev1+gabc", "unknown"])
 def test_unsupported_versions_are_refused_with_range(version):
     problem = compat.version_problem(version)
-    assert problem is not None and version in problem and "0.32" in problem and "0.34" in problem
+    assert problem is not None and version in problem and "supports vLLM 0.32 or 0.33; install one of these" in problem
+
+
+def test_what_is_said_to_be_supported_is():
+    supported = {f"0.{minor}" for minor in range(60) if compat.RANGE.contains(f"0.{minor}.0")}
+    assert set(compat.SUPPORTED.split(" or ")) == supported
 
 
 def test_absent_vllm_is_told():

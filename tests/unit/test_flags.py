@@ -161,13 +161,14 @@ def test_unknown_option_lists_the_known(parse, make_drafter, capsys):
 
 def test_out_of_range_names_the_flag(parse, make_drafter, capsys):
     told = refusal(parse, capsys, "--edsd", str(make_drafter()), "--edsd.num-tokens", "0")
-    assert "--edsd.num-tokens (draft tokens per step (K), at most; " in told and " cannot be 0: " in told
+    assert "--edsd.num-tokens (draft tokens per step (K), at most; " in told and " cannot be 0; give 1 to 128" in told
+    assert "error: --edsd.num-tokens (" in told
 
 
 def test_out_of_range_names_the_variable(parse, make_drafter, monkeypatch, capsys):
     monkeypatch.setenv("EDSD_NUM_TOKENS", "0")
     told = refusal(parse, capsys, "--edsd", str(make_drafter()))
-    assert "EDSD_NUM_TOKENS (draft tokens per step (K), at most; " in told and " cannot be '0': " in told
+    assert "EDSD_NUM_TOKENS (draft tokens per step (K), at most; " in told and " cannot be '0'; give 1 to 128" in told
 
 
 def test_by_default_the_length_adapts(parse, make_drafter):
@@ -268,7 +269,7 @@ def test_a_plan_that_cannot_be_used_is_refused(parse, moe, plan, make_target, ca
 
 def test_an_unknown_mode_lists_the_known(parse, moe, plan, capsys):
     told = refusal(parse, capsys, "--edsd.experts", str(plan), "--edsd.experts-mode", "decode", target=moe)
-    assert "--edsd.experts-mode (" in told and " cannot be 'decode': " in told and "'prefill' or 'all'" in told
+    assert "--edsd.experts-mode (" in told and " cannot be 'decode'; give 'prefill' or 'all'" in told
 
 
 def test_options_without_what_they_are_for(parse, moe, plan, capsys):
@@ -276,6 +277,11 @@ def test_options_without_what_they_are_for(parse, moe, plan, capsys):
     assert "num_tokens '3' is for a drafter, and there is none" in told
     told = refusal(parse, capsys, "--edsd.experts-mode", "all")
     assert "--edsd.experts-mode needs a plan; add --edsd.experts PLAN or set EDSD_EXPERTS" in told
+
+
+def test_a_target_that_is_not_there_is_refused(parse, make_drafter, tmp_path, capsys):
+    told = refusal(parse, capsys, "--edsd", str(make_drafter()), target=tmp_path / "smollm2")
+    assert f"smollm2 does not exist; make it with: vllm-edsd target smollm2 --out {tmp_path / 'smollm2'}" in told
 
 
 def test_broken_json_is_refused(parse, capsys):

@@ -78,7 +78,9 @@ def test_drafters_with_weights_of_the_same_name_come_first(make_drafter, monkeyp
 
 
 def test_an_unknown_drafter_lists_proposers_too():
-    with pytest.raises(UserError, match=r"'trigam' is neither .*smollm2-edsd.*, nor a model-free proposer \(trigram\)"):
+    with pytest.raises(
+        UserError, match=r"'trigam' is neither .*smollm2-edsd.*, nor a model-free proposer \(lookup, trigram\)"
+    ):
         checkpoint.resolve("trigam")
 
 

@@ -172,6 +172,8 @@ def test_options_for_python(make_drafter, monkeypatch):
         vllm_edsd.options(str(drafter), policy="evict")
     with pytest.raises(UserError, match=r"vllm_edsd\.options: unknown key 'k' \(value 2\); known: 'drafter', 'policy'"):
         vllm_edsd.options(str(drafter), k=2)
+    with pytest.raises(UserError, match="target /no/such/target does not exist; give a directory or a hub id"):
+        vllm_edsd.options(str(drafter), "/no/such/target")
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -1,5 +1,6 @@
 import gzip
 import json
+import random
 
 import pytest
 
@@ -35,6 +36,9 @@ def test_gzip_and_extra_fields(tmp_path):
         ([{"id": "1", "turns": []}], r"p\.jsonl:1: field 'turns'"),
         ([{"turns": ["a"]}], r"p\.jsonl:1: field 'id'"),
         (["[1]"], r"p\.jsonl:1"),
+        ([{"id": "1", "turns": ["a"]}, {"id": "2", "turns": ["a", ""]}], r"p\.jsonl:2: field 'turns\.1': a turn is empty"),
+        ([{"id": "1", "turns": [" \n"]}], r"p\.jsonl:1: field 'turns\.0': a turn is empty"),
+        ([{"id": "1", "turns": [5]}], r"p\.jsonl:1: field 'turns\.0': .*string \(got '5'\)"),
         ([], "is empty"),
     ],
 )
@@ -51,6 +55,37 @@ def test_missing_and_garbled_files(tmp_path):
         read_prompts(tmp_path / "p.jsonl.gz")
 
 
+@pytest.mark.parametrize("place", [10, 40, -9, -4], ids=["first-bits", "middle", "end", "checksum"])
+def test_a_corrupt_archive_is_told(place, tmp_path):
+    whole = bytearray(gzip.compress(b'{"id": "1", "turns": ["a"]}\n' + random.Random(0).randbytes(300)))
+    whole[place] ^= 0xFF
+    (tmp_path / "p.jsonl.gz").write_bytes(whole)
+    with pytest.raises(UserError, match=r"p\.jsonl\.gz"):
+        read_prompts(tmp_path / "p.jsonl.gz")
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", forbidden)
+    with pytest.raises(UserError, match=r"p\.jsonl is not readable: .*Permission denied"):
+        read_prompts(write(tmp_path / "p.jsonl", [{"id": "1", "turns": ["a"]}]))
+
+
+def test_bytes_that_are_not_utf8_name_their_line(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(b'{"id": "1", "turns": ["a"]}\n{"id": "2", "turns": ["\xe9"]}\n')
+    with pytest.raises(UserError, match=r"p\.jsonl:2: not UTF-8 \(invalid continuation byte, byte 24\); mend"):
+        read_prompts(tmp_path / "p.jsonl")
+
+
+def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"id": "1", "turns": ["a\xe2\x80\xa8b"]}\r\n{"id": "2", "turns": ["c"]}\r\n'
+    )
+    assert [prompt.turns for prompt in read_prompts(tmp_path / "p.jsonl")] == [["a\u2028b"], ["c"]]
+
+
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limit_out_of_range(limit, tmp_path):
     with pytest.raises(UserError, match=f"limit {limit}"):
@@ -65,6 +100,12 @@ def test_gathers_several_files_without_repeats(tmp_path):
     sampled = gather([f"{first}:4", str(second)], 0)
     assert len(sampled) in (5, 6) and sampled == gather([f"{first}:4", str(second)], 0)
     assert {prompt.id[0] for prompt in sampled} >= {"a", "c"}
+
+
+def test_no_prompts_are_refused_and_not_asked(tmp_path):
+    write(tmp_path / "p.jsonl", [{"id": "1", "turns": ["a"]}])
+    with pytest.raises(UserError, match=r"--prompts .*p\.jsonl:0 takes no prompts; give FILE:N with N of 1 or more"):
+        gather([f"{tmp_path}/p.jsonl:0"], 0)
 
 
 def test_a_system_prompt_makes_another_prompt():

@@ -1,6 +1,7 @@
 """What `--edsd` becomes in vLLM's own terms."""
 
 import pytest
+from pydantic import ValidationError
 
 from vllm_edsd.config import ServeConfig
 from vllm_edsd.errors import UserError
@@ -44,10 +45,25 @@ def test_a_fixed_length_can_always_be_asked_for(arguments, obstacle):
 @pytest.mark.parametrize("policy", ADAPTIVE)
 def test_the_policy_that_is_asked_for_reaches_the_worker(arguments, policy):
     found = arguments(policy=policy)
-    assert found["additional_config"]["edsd"].pop("policy") == policy
     default = arguments()
-    del default["additional_config"]["edsd"]["policy"]
+    assert found["additional_config"]["edsd"].pop("policy") == policy
+    assert default["additional_config"]["edsd"].pop("policy") == "evict"
+    assert found["additional_config"]["edsd"].pop("beside") == ("lookup" if policy == "evict" else None)
+    assert default["additional_config"]["edsd"].pop("beside") == "lookup"
     assert found == default
+
+
+def test_what_stands_beside_the_drafter(arguments):
+    def beside(**options):
+        return arguments(**options)["additional_config"]["edsd"]["beside"]
+
+    assert beside(beside="trigram") == beside(policy="entropy", beside="trigram") == "trigram"
+    assert beside(beside="none") is None and beside(verification="block", policy="fixed", beside="none") is None
+    assert "additional_config" not in arguments(policy="fixed", beside="none")
+    with pytest.raises(UserError, match=r"beside 'trigram' is for a policy that adapts, and the policy is fixed"):
+        arguments(policy="fixed", beside="trigram")
+    with pytest.raises(ValidationError, match="unknown; known: lookup, trigram, none"):
+        arguments(beside="tri")
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
@@ -76,6 +92,16 @@ def test_block_verification_brings_our_worker_under_any_policy(arguments, policy
     options = found["additional_config"]["edsd"]
     assert (options["policy"], options["verification"]) == (policy, "block")
     assert found["speculative_config"]["draft_sample_method"] == method
+
+
+def test_a_record_that_has_no_place_is_refused(arguments, tmp_path):
+    found = arguments(record=tmp_path / "steps.jsonl")
+    assert found["additional_config"]["edsd"]["record"] == str(tmp_path / "steps.jsonl")
+    for wrong in (tmp_path, tmp_path / "no" / "steps.jsonl", tmp_path / "drafter" / "config.json" / "steps.jsonl"):
+        with pytest.raises(
+            UserError, match=f"^record {wrong} is no file in an existing directory; make {wrong.parent}, or give"
+        ):
+            arguments(record=wrong)
 
 
 def test_block_verification_that_is_asked_for_in_vain_is_refused(arguments):

@@ -5,12 +5,14 @@ values, so those that name an arm, or are numbers, are given back to the list th
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from vllm_edsd.errors import UserError
 
 ARMS = ("none", "ngram", "suffix", "eagle3", "edsd")
+MOST_TOKENS = 128  # vLLM's rejection sampler takes no more draft tokens of a request
 # Bytes of an element.
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -56,10 +58,11 @@ def parse_drafters(given: Sequence[str]) -> dict[str, str]:
     return drafters
 
 
-def check_range(name: str, value: float, least: float) -> None:
-    """Raises UserError if the option `name` is below `least`."""
-    if not value >= least:
-        raise UserError(f"{name} {value} is out of range; give {least:g} or more")
+def check_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raises UserError if the option `name` is not within `least` and `most`."""
+    if not least <= value <= most:
+        allowed = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        raise UserError(f"{name} {value} is out of range; give {allowed}")
 
 
 def check_dtype(dtype: str) -> None:

@@ -15,7 +15,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from vllm_edsd.bench.arguments import ARMS
+from vllm_edsd.config import NOTHING
 from vllm_edsd.drafters.checkpoint import check, resolve
+from vllm_edsd.drafters.registry import names as proposers
 from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.errors import UserError
 from vllm_edsd.policy.registry import names
@@ -46,12 +48,13 @@ def make_arms(
     num_tokens: int,
     drafters: Mapping[str, str],
     target: TargetShape | None,
-    policies: Sequence[str] = ("fixed",),
+    policies: Sequence[str],
 ) -> list[Arm]:
     """The arms of these names, all drafting up to `num_tokens` tokens a step; `drafters` overrides DRAFTERS.
 
-    `policies` are names, each with `:K` where it shall draft up to another number of tokens. Raises UserError for an unknown
-    arm or policy, a missing package, or a drafter that is absent or not made for `target`.
+    `policies` are names, each with `:K` where it shall draft up to another number of tokens, and `+PROPOSER` for another
+    model-free proposer beside the drafter than the policy has by itself (`+none`: the drafter alone). Raises UserError for
+    an unknown arm, policy or proposer, a missing package, or a drafter that is absent or not made for `target`.
     """
     for name in drafters:
         if name not in DRAFTERS:
@@ -62,23 +65,29 @@ def make_arms(
         if name in DRAFTERS:
             drafter = {**DRAFTERS, **drafters}[name]
             check(resolve(drafter), target)
-            for policy, (kind, length) in lengths.items():
-                arguments = ("--edsd", drafter, "--edsd.policy", kind, "--edsd.num-tokens", str(length))
-                made.append(Arm(name, arguments, policy=policy))
+            for policy, options in lengths.items():
+                made.append(Arm(name, ("--edsd", drafter, *options), policy=policy))
         else:
             made.append(_make(name, num_tokens))
     return made
 
 
-def parse_policy(given: str, num_tokens: int) -> tuple[str, tuple[str, int]]:
-    """`evict` or `evict:8` to its full form and its parts. Raises UserError for another form or an unknown policy."""
-    kind, separator, length = given.partition(":")
+def parse_policy(given: str, num_tokens: int) -> tuple[str, tuple[str, ...]]:
+    """`evict`, `evict:8` or `evict:8+none` to its full form and the options of `vllm serve` that it stands for.
+
+    Raises UserError for another form, an unknown policy or an unknown proposer.
+    """
+    head, plus, beside = given.partition("+")
+    kind, separator, length = head.partition(":")
     if separator and not (length.isdecimal() and int(length) >= 1):
         raise UserError(f"--policies {given!r} is not NAME or NAME:K with K of 1 or more, as in fixed:3")
     if kind not in names():
         raise UserError(f"--policies: unknown policy {kind!r}; known: {', '.join(names())}")
-    most = int(length) if separator else num_tokens
-    return f"{kind}:{most}", (kind, most)
+    if plus and beside not in (known := [*proposers(), NOTHING]):
+        raise UserError(f"--policies {given!r}: unknown proposer {beside!r}; known: {', '.join(known)}")
+    most = str(int(length) if separator else num_tokens)
+    options = ("--edsd.policy", kind, "--edsd.num-tokens", most, *(("--edsd.beside", beside) if plus else ()))
+    return f"{kind}:{most}{plus}{beside}", options
 
 
 def _make(name: str, num_tokens: int) -> Arm:

@@ -42,7 +42,7 @@ class BenchOptions:
     dtype: str = "bfloat16"
     seed: int = 0
     num_tokens: int = 5
-    policies: tuple[str, ...] = ("fixed",)
+    policies: tuple[str, ...] = ("evict",)
     max_tokens: int = 256
     enforce_eager: bool = False
     drafters: dict[str, str] = dataclasses.field(default_factory=dict)

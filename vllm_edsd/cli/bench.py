@@ -24,7 +24,7 @@ def bench(
     num_tokens: Annotated[int, typer.Option(help="Draft tokens per step (K), for all arms.")] = 5,
     policies: Annotated[
         list[str] | None,
-        typer.Option(help="Length policies of eagle3 and edsd, as in fixed:3,fixed:5,evict.  [default: fixed]"),
+        typer.Option(help="Policies of eagle3 and edsd, as in fixed:3,evict,evict:8+none.  [default: as vllm serve has it]"),
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
     drafter: Annotated[
@@ -35,18 +35,16 @@ def bench(
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="Start servers faster, without compiling.")] = False,
 ) -> None:
     """Measure speed, acceptance length, latency and identity of answers, arm by arm. Status 1 if a request failed."""
-    from vllm_edsd.bench.arguments import check_dtype, check_range, parse_drafters, sort_out, split
+    from vllm_edsd.bench.arguments import MOST_TOKENS, check_dtype, check_range, parse_drafters, sort_out, split
     from vllm_edsd.bench.report import check_place, label, positions, table, write
     from vllm_edsd.prompts import read_prompts
 
     lists = sort_out(target or [], arms or ["none,edsd"], concurrency or ["1"])
     drafters = parse_drafters(drafter or [])
     check_dtype(dtype)
-    for name, value, least in (
-        *(("--temperature", temperature, 0), ("--seed", seed, 0)),
-        *(("--num-tokens", num_tokens, 1), ("--max-tokens", max_tokens, 1)),
-    ):
+    for name, value, least in (("--temperature", temperature, 0), ("--seed", seed, 0), ("--max-tokens", max_tokens, 1)):
         check_range(name, value, least)
+    check_range("--num-tokens", num_tokens, 1, MOST_TOKENS)
     chosen = read_prompts(prompts, limit)
     picture = plot or (json.with_suffix(".png") if json is not None else None)
     for place in (json, picture):
@@ -59,6 +57,8 @@ def bench(
     from vllm_edsd.bench.progress import Progress
     from vllm_edsd.bench.run import BenchOptions, run_bench
     from vllm_edsd.bench.target import find_target
+    from vllm_edsd.engine.serve import policy_obstacle
+    from vllm_edsd.serving import default_policy
 
     with Progress() as progress:
         options = BenchOptions(
@@ -72,7 +72,7 @@ def bench(
             dtype=dtype,
             seed=seed,
             num_tokens=num_tokens,
-            policies=split(policies or []) or ("fixed",),
+            policies=split(policies or []) or (default_policy(policy_obstacle({})),),
             max_tokens=max_tokens,
             enforce_eager=enforce_eager,
             drafters=drafters,

@@ -89,11 +89,13 @@ class _Bar:
 
 
 def gather(sources: list[str], seed: int) -> list[Prompt]:
-    """The distinct prompts of several `FILE` or `FILE:N`."""
+    """The distinct prompts of several `FILE` or `FILE:N`. Raises UserError where N is 0."""
     found: list[Prompt] = []
     for source in sources:
         name, _, count = source.rpartition(":")
-        if name and count.isdigit():
+        if name and count.isdecimal():
+            if int(count) == 0:
+                raise UserError(f"--prompts {source} takes no prompts; give FILE:N with N of 1 or more, or FILE for all")
             prompts = read_prompts(Path(name))
             found += random.Random(seed).sample(prompts, min(int(count), len(prompts)))
         else:

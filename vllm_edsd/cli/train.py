@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 from vllm_edsd.cli.regen import restart_with_preloads
 from vllm_edsd.config import Model, validate
 from vllm_edsd.errors import UserError
+from vllm_edsd.files import replaceable
 from vllm_edsd.training.evaluation import Evaluation
 from vllm_edsd.training.recipe import Recipe
 
@@ -25,6 +26,7 @@ def train(
 ) -> None:
     """Train a drafter and export a directory that vLLM loads; run again to resume from the last checkpoint."""
     chosen = read_recipe(recipe, Recipe)
+    out = replaceable(out, "provenance.json")
     restart_with_preloads()
     from vllm_edsd.training.board import Board
     from vllm_edsd.training.ranks import Ranks
@@ -75,11 +77,15 @@ def train(
 
 
 def read_recipe(path: Path, schema: type[Model]) -> Model:
-    """A recipe of kind `schema`. Raises UserError for a missing or malformed file or an unusable key."""
+    """A recipe of kind `schema`. Raises UserError for a missing, unreadable or malformed file or an unusable key."""
     if not path.is_file():
         raise UserError(f"recipe {path} does not exist; give a YAML file such as drafters/edsd/smollm2.yaml")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"recipe {path} cannot be read ({error.strerror}); give a YAML file that you may read") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"recipe {path} is not text ({error}); give a YAML file in UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"recipe {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):

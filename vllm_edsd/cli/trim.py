@@ -35,6 +35,7 @@ def trim(
     """What each size of draft vocabulary covers of the target's text, and with --drafter what it costs in acceptance."""
     from vllm_edsd.bench.report import check_place, write
     from vllm_edsd.drafters import checkpoint, factory
+    from vllm_edsd.files import replaceable
     from vllm_edsd.targets import require_target
     from vllm_edsd.training.belonging import check_vocabulary
     from vllm_edsd.training.export import environment, export
@@ -44,6 +45,8 @@ def trim(
 
     if (size is None) != (out is None) or (out is not None and drafter is None):
         raise UserError("a smaller drafter needs --drafter, --size and --out; give all three, or neither --size nor --out")
+    if out is not None:
+        out = replaceable(out, "provenance.json")
     for place in (json, out and out / "config.json"):
         if place is not None:
             check_place(place)

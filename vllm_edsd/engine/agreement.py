@@ -24,6 +24,9 @@ class Leader(Wrapper):
         super().__init__(policy)
         self.group = group
 
+    def beside(self, requests: Sequence[str], chances: Sequence[Sequence[float]], context: int) -> np.ndarray | None:
+        return self.group.broadcast_object(super().beside(requests, chances, context))
+
     def start(self, requests: Sequence[str]) -> bool:
         return self.group.broadcast_object(super().start(requests))
 
@@ -40,6 +43,9 @@ class Follower(DraftPolicy):
     def __init__(self, max_tokens: int, group: GroupCoordinator):
         super().__init__(max_tokens)
         self.group = group
+
+    def beside(self, requests: Sequence[str], chances: Sequence[Sequence[float]], context: int) -> np.ndarray | None:
+        return self.group.broadcast_object()
 
     def start(self, requests: Sequence[str]) -> bool:
         return self.group.broadcast_object()

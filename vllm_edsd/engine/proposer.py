@@ -16,6 +16,7 @@ from vllm.v1.spec_decode.eagle import EagleProposer
 from vllm_edsd.engine.backlog import Backlog
 from vllm_edsd.engine.clock import StepClock
 from vllm_edsd.engine.enough import Enough
+from vllm_edsd.engine.model_free import ModelFree
 from vllm_edsd.engine.notices import Notices
 from vllm_edsd.engine.reading import reading
 from vllm_edsd.engine.reload import DrafterSwitch
@@ -31,12 +32,22 @@ class AdaptiveProposer(EagleProposer):
     """Needs an unpadded drafter batch (`disable_padded_drafter_batch`) and synchronous scheduling: ragged lists go out."""
 
     def __init__(
-        self, vllm_config: Any, device: torch.device, runner: Any, make_policy: Callable[[], DraftPolicy], tally: Tally
+        self,
+        vllm_config: Any,
+        device: torch.device,
+        runner: Any,
+        make_policy: Callable[[], DraftPolicy],
+        tally: Tally,
+        beside: ModelFree | None,
     ):
         super().__init__(vllm_config, device, runner)
         self.runner = runner
         self.policy = make_policy()
         self.tally = tally
+        self.beside = beside
+        self.copied = False  # the last drafts were made without the model
+        for name in ("edsd:beside_tokens", "edsd:beside_accepted_tokens"):
+            tally.count(name, 0)
         self.switch = DrafterSwitch(self, Path(vllm_config.speculative_config.model), make_policy)
         tally.watch("drafter", lambda: tally.put("edsd:tracked_requests", float(self.tracked()), "drafter"))
         self.clock = StepClock()
@@ -104,12 +115,15 @@ class AdaptiveProposer(EagleProposer):
         asked = [requests[row] for row in self.rows]
         inputs = (target_token_ids, target_positions, target_hidden_states)
         context = int(common_attn_metadata.seq_lens.sum())
-        wanted = bool(asked) and self.policy.start(asked)
+        found = self._look(asked, context) if self.beside is not None and asked else None
+        self.copied = found is not None
+        wanted = found is None and bool(asked) and self.policy.start(asked)
         if not wanted and self.clock.decoding and self.backlog.room():
             self.backlog.add(requests, common_attn_metadata, *inputs)
             self.clock.drafted(context, 0, sum(self.emitted))
             self._count(reached, 0)
-            return [[] for _ in requests]
+            self._last_draft_probs = None
+            return self._spread(found or [], len(requests))
         common_attn_metadata, *inputs = self.backlog.take(requests, common_attn_metadata, *inputs)  # type: ignore[assignment]
         # On CPU vLLM's lengths and their upper bound are one tensor, and its drafting loop would advance it twice a step.
         common_attn_metadata = dataclasses.replace(common_attn_metadata, seq_lens=common_attn_metadata.seq_lens.clone())
@@ -131,7 +145,7 @@ class AdaptiveProposer(EagleProposer):
             )
         self._last_draft_probs = torch.stack(self.probs, dim=1).contiguous() if self.probs else None
         self.clock.drafted(context, len(self.tokens), sum(self.emitted))
-        kept = self._kept(len(requests))
+        kept = self._spread(self._kept() if found is None else found, len(requests))
         self._count(reached, len(self.tokens))
         return kept
 
@@ -175,24 +189,44 @@ class AdaptiveProposer(EagleProposer):
     def _observe(self, requests: Sequence[str]) -> None:
         """Tells the policy what became of the drafts that the target has just verified."""
         accepted = {request: count - 1 for request, count in zip(requests, self.emitted, strict=True) if count}
-        self.policy.observe(
-            [
-                Verdict(request, self.verified[request], count)
-                for request, count in accepted.items()
-                if self.verified.get(request)
-            ]
-        )
+        verdicts = [
+            Verdict(request, self.verified[request], count)
+            for request, count in accepted.items()
+            if self.verified.get(request)
+        ]
+        self.policy.observe(verdicts)
+        if self.copied:
+            self.tally.count("edsd:beside_accepted_tokens", sum(verdict.accepted for verdict in verdicts))
         if self.tokens and self.drafting is not None:
             self.switch.observe([(request, accepted[request]) for request in self.drafting.requests if request in accepted])
             self.tokens = []
 
-    def _kept(self, requests: int) -> list[list[int]]:
-        """The tokens that the policy keeps, for each request of the batch."""
-        kept: list[list[int]] = [[] for _ in range(requests)]
-        if self.tokens and self.drafting is not None:
-            usable = np.asarray(self.drafting.usable().all(axis=1))
-            self.nonfinite.tell(request for request, fine in zip(self.drafting.requests, usable, strict=True) if not fine)
-            drafted = torch.stack(self.tokens, dim=1).tolist()
-            for row, count in zip(self.rows, self.policy.cut(self.drafting).tolist(), strict=True):
-                kept[row] = drafted[row][:count]
-        return kept
+    def _look(self, asked: Sequence[str], context: int) -> list[list[int]] | None:
+        """Drafts made without the model for the requests of `self.rows`, where the policy prefers them to the drafter's."""
+        assert self.beside is not None
+        batch = self.runner.input_batch
+        texts = [batch.token_ids_cpu[row, : batch.num_tokens_no_spec[row]] for row in self.rows]
+        drafts = [self.beside.draft(text, self.emitted[row]) for text, row in zip(texts, self.rows, strict=True)]
+        chances = [self.beside.chances(text, draft) for text, draft in zip(texts, drafts, strict=True)]
+        counts = self.policy.beside(asked, chances, context)
+        if counts is None:
+            return None
+        self.tally.count("edsd:beside_tokens", int(counts.sum()))
+        return [draft[:count] for draft, count in zip(drafts, counts.tolist(), strict=True)]
+
+    def _kept(self) -> list[list[int]]:
+        """The tokens that the policy keeps, for each request of `self.rows`; none where nothing was drafted."""
+        if not self.tokens or self.drafting is None:
+            return []
+        usable = np.asarray(self.drafting.usable().all(axis=1))
+        self.nonfinite.tell(request for request, fine in zip(self.drafting.requests, usable, strict=True) if not fine)
+        drafted = torch.stack(self.tokens, dim=1).tolist()
+        counts = self.policy.cut(self.drafting).tolist()
+        return [drafted[row][:count] for row, count in zip(self.rows, counts, strict=True)]
+
+    def _spread(self, drafts: Sequence[list[int]], requests: int) -> list[list[int]]:
+        """`drafts` of `self.rows` among the `requests` of the batch; no drafts at all stand for empty ones."""
+        spread: list[list[int]] = [[] for _ in range(requests)]
+        for row, draft in zip(self.rows, drafts, strict=False):
+            spread[row] = draft
+        return spread

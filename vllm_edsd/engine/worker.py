@@ -3,17 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vllm_edsd.engine import cpu_generators, undrafted
 from vllm_edsd.engine.agreement import agreed
 from vllm_edsd.engine.experts_worker import ExpertsCPUWorker
+from vllm_edsd.engine.model_free import ModelFree
 from vllm_edsd.engine.proposer import AdaptiveProposer
 from vllm_edsd.engine.verification import BlockVerifier
 from vllm_edsd.errors import UserError
 from vllm_edsd.observability.watch import Watch
 from vllm_edsd.policy import registry
-from vllm_edsd.policy.cost import CostModel
 from vllm_edsd.policy.record import Recorder
 
 
@@ -34,13 +32,14 @@ class AdaptiveCPUWorker(ExpertsCPUWorker):
         tally = self.tally
 
         def make_policy() -> Watch:
-            cost = CostModel(np.array(options["coefficients"])) if options["coefficients"] else None
-            policy = registry.make(options["policy"], config.speculative_config.num_speculative_tokens, cost)
+            most = config.speculative_config.num_speculative_tokens
+            policy = registry.make(options["policy"], most, options["coefficients"], options["beside"] is not None)
             if options["record"]:
                 policy = Recorder(policy, Path(options["record"]))
             return Watch(agreed(policy) if parallel.world_size > 1 else policy, tally)
 
-        runner.drafter = AdaptiveProposer(config, runner.device, runner, make_policy, tally)
+        beside = ModelFree(options["beside"], config) if options["beside"] else None
+        runner.drafter = AdaptiveProposer(config, runner.device, runner, make_policy, tally, beside)
         tally.watch("policy", lambda: runner.drafter.policy.refresh())
         cpu_generators.mend(runner)
         undrafted.ease(runner)

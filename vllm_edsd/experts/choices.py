@@ -11,16 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from vllm_edsd.errors import UserError
 from vllm_edsd.experts.texts import LEAST, LONGEST, Text
 from vllm_edsd.json_lines import read_lines
+from vllm_edsd.prompts import Turn
 
 
 class Asked(BaseModel):
     """A line of a prompt file with a reference answer."""
 
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="ignore")
 
-    id: str
-    turns: list[str] = Field(min_length=1)
-    reference: str | None = None
+    id: str = Field(coerce_numbers_to_str=True)
+    turns: list[Turn] = Field(min_length=1)
+    reference: str | None = Field(default=None, coerce_numbers_to_str=True)
 
 
 @dataclasses.dataclass(frozen=True)

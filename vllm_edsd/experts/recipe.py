@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class CarveRecipe(BaseModel):
     """What an MoE target is carved from, into what, and how it is distilled."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     target: Path = Field(description="directory of the dense target's Hugging Face checkpoint")
     data: tuple[Path, ...] = Field(min_length=1, description="directories that `vllm-edsd regen` wrote with this target")

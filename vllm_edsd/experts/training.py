@@ -24,7 +24,7 @@ WARMUP = 0.1
 class HookRecipe(BaseModel):
     """How a hook is trained."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: int = Field(default=64, ge=1)
     epochs: int = Field(default=2, ge=1)

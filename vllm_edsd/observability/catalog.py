@@ -13,6 +13,18 @@ ENGINE, WORKER, BOTH, EXPERTS = "engine", "worker", "engine, worker", "worker, w
 GUARD, POLICY, NONFINITE, STRUCTURED = REASONS = ("guard", "policy", "nonfinite", "structured")
 # What became of a drafter that was loaded into a running server.
 KEPT, ROLLED_BACK, REFUSED = OUTCOMES = ("kept", "rolled_back", "refused")
+# What labels say that have a fixed set of values; docs/operations/metrics.md tells what bounds the others.
+VALUES = {
+    "drafted": ("true", "false"),
+    "holder": ("scheduler", "policy", "drafter"),
+    "mode": ("prefill", "all"),
+    "outcome": OUTCOMES,
+    "place": (ENGINE, WORKER),
+    "reason": REASONS,
+    "routing": ("model", "served"),
+    "verification": ("standard", "block"),
+    "way": ("draft", "plain"),
+}
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32, 64, 129)
 MEAN_LENGTHS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12)
 NATS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 10)
@@ -78,6 +90,10 @@ METRICS = (
     _counter("steps", "steps", WORKER, "steps that read no prompt, by whether the drafter drafted after them", "drafted"),
     _counter("drafted_tokens", "tokens", WORKER, "tokens that the drafter drafted"),
     _counter("cut_tokens", "tokens", WORKER, "drafted tokens that the policy cut before verification"),
+    _counter(
+        "beside_tokens", "tokens", WORKER, "tokens drafted without a model in the drafter's place and handed to the target"
+    ),
+    _counter("beside_accepted_tokens", "tokens", WORKER, "how many of those the target accepted"),
     _counter(
         *("fallbacks", "events", WORKER),
         "drafts not made or not as usual: a step that the guard or the policy let decode plainly (guard, policy), a request "

@@ -24,6 +24,7 @@ class Watch(Wrapper):
     def __init__(self, policy: DraftPolicy, tally: Tally):
         super().__init__(policy)
         self.tally = tally
+        self.told = dict.fromkeys(TOTALS, 0.0)  # a drafter that is rolled back comes with its former policy: nothing twice
         self.guard = _guard(policy)
         for reason in REASONS:
             tally.count("edsd:fallbacks", 0, reason)
@@ -52,7 +53,8 @@ class Watch(Wrapper):
         self.tally.put("edsd:tracked_requests", state.get("tracked_requests", 0.0), "policy")
         for name, metric in TOTALS.items():
             if name in state:
-                self.tally.total(metric, state[name])
+                self.tally.count(metric, state[name] - self.told[name])
+                self.told[name] = state[name]
         if CALIBRATION in state:
             self.tally.put("edsd:calibration_error_ratio", state[CALIBRATION])
         if self.guard is not None:

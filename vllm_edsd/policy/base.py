@@ -75,7 +75,8 @@ class DraftPolicy(ABC):
     """Base of every length policy; entry points in the group `vllm_edsd.policies` name a class for each.
 
     Called in this order at every step: `timed` (what the last step cost), `observe` (what became of the last draft),
-    `start`, `proceed` after each drafted token, `cut`. `max_tokens` is K, beyond which nothing is drafted.
+    `beside` where something drafts without a model, `start`, `proceed` after each drafted token, `cut`. `max_tokens` is K,
+    beyond which nothing is drafted.
     """
 
     def __init__(self, max_tokens: int):
@@ -92,6 +93,13 @@ class DraftPolicy(ABC):
     @abstractmethod
     def cut(self, drafting: Drafting) -> np.ndarray:
         """How many of the drafted tokens the target verifies: int [R], 0 to drafted."""
+
+    def beside(self, requests: Sequence[str], chances: Sequence[Sequence[float]], context: int) -> np.ndarray | None:
+        """How many tokens of drafts made without a model to verify, int [R], and the drafter rests; None: it goes on.
+
+        `chances[r]` are those of each token of request r's draft, which may be empty; `context` as in `Drafting`.
+        """
+        return None
 
     def observe(self, verdicts: Sequence[Verdict]) -> None:  # noqa: B027 - not every policy learns
         """What the target accepted of the last draft."""
@@ -117,6 +125,9 @@ class Wrapper(DraftPolicy):
     def __init__(self, policy: DraftPolicy):
         super().__init__(policy.max_tokens)
         self.policy = policy
+
+    def beside(self, requests: Sequence[str], chances: Sequence[Sequence[float]], context: int) -> np.ndarray | None:
+        return self.policy.beside(requests, chances, context)
 
     def start(self, requests: Sequence[str]) -> bool:
         return self.policy.start(requests)

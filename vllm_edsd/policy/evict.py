@@ -63,9 +63,9 @@ class Evict(DraftPolicy):
             return drafting.drafted < self.tried
         expected = survival[:, -1:] * self.typical[min(drafting.drafted, POSITIONS - 1)]
         requests, context = len(drafting.requests), drafting.context
-        rate = self._best(survival, Load(requests, context, 0, drafting.drafted))[1]
+        rate = budget(survival, Load(requests, context, 0, drafting.drafted), self.cost)[1]
         longer = np.concatenate([survival, expected], axis=1)
-        return self._best(longer, Load(requests, context, 0, drafting.drafted + 1))[1] > rate
+        return budget(longer, Load(requests, context, 0, drafting.drafted + 1), self.cost)[1] > rate
 
     def cut(self, drafting: Drafting) -> np.ndarray:
         survival = self._survival(drafting)
@@ -77,19 +77,9 @@ class Evict(DraftPolicy):
             rate = self.rate or load.requests / self.cost.seconds(Load(load.requests, load.context, 0, 0))
             counts = leading(survival >= rate * self.cost.weights[2])
         else:
-            counts = leading(survival >= self._best(survival, load)[0])
+            counts = leading(survival >= budget(survival, load, self.cost)[0])
         self.verified += SMOOTHING * (float(counts.mean()) - self.verified)
         return counts
-
-    def _best(self, survival: np.ndarray, load: Load) -> tuple[float, float]:
-        """The smallest survival worth verifying (above 1 where none is) and the tokens per second with it."""
-        ranked = np.sort(survival, axis=None)[::-1]
-        ranked = ranked[: np.count_nonzero(ranked)]
-        emitted = np.full(len(ranked) + 1, float(load.requests))
-        emitted[1:] += np.cumsum(ranked)
-        rates = emitted / self.cost.verify_seconds(load, np.arange(len(emitted)))
-        best = int(rates.argmax())
-        return (float(ranked[best - 1]) if best else 2.0), float(rates[best])
 
     def observe(self, verdicts: Sequence[Verdict]) -> None:
         if self.last is not None:
@@ -105,3 +95,17 @@ class Evict(DraftPolicy):
 
     def state(self) -> dict[str, float]:
         return {**self.estimator.state(), "verified_length": self.verified}
+
+
+def budget(survival: np.ndarray, load: Load, cost: CostModel) -> tuple[float, float]:
+    """The smallest of `survival` [R, n] worth verifying (above 1 where none is) and the tokens per second with it.
+
+    `load` is the step before anything is verified; `survival` never rises along a row.
+    """
+    ranked = np.sort(survival, axis=None)[::-1]
+    ranked = ranked[: np.count_nonzero(ranked)]
+    emitted = np.full(len(ranked) + 1, float(load.requests))
+    emitted[1:] += np.cumsum(ranked)
+    rates = emitted / cost.verify_seconds(load, np.arange(len(emitted)))
+    best = int(rates.argmax())
+    return (float(ranked[best - 1]) if best else 2.0), float(rates[best])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vllm_edsd.policy.base import DraftPolicy, Step, Wrapper
+from vllm_edsd.policy.pace import Pace
 
 TRIAL = {True: 12, False: 6}  # steps of the other way at a time; those that draft vary more in what they emit
 FIRST = 12  # steps before the first trial, and the least between two
@@ -14,8 +15,6 @@ ENOUGH = {True: 24, False: 8}  # steps of a way before it is judged; SOON do whe
 SOON = {True: 8, False: 4}
 CLEARLY = 1.3  # times; then short trials do as well
 SHORT = 4
-SPEED, LENGTH = 0.05, 0.02  # least weight of the newest step in what a step costs, and in what it emits
-LONGEST_STEP = 60.0  # seconds; no clock that jumps, and no paused process, is believed
 MARGIN = 0.01  # the ways change places only for more than this, relative
 
 
@@ -50,7 +49,7 @@ class _Size:
 
     def __init__(self, drafts: bool) -> None:
         self.drafts = drafts
-        self.ways = {way: _Way(COLD[way]) for way in (True, False)}
+        self.ways = {way: Pace(COLD[way]) for way in (True, False)}
         self.current = self.before = drafts
         self.until_trial = FIRST if drafts else INHERITED
         self.trials = 0
@@ -74,7 +73,7 @@ class _Size:
 
     def learn(self, step: Step) -> None:
         # Where the way has just changed, the step verified what the other had drafted, or drafted for the first time.
-        if self.current == self.before and 0 < step.seconds < LONGEST_STEP and step.emitted:
+        if self.current == self.before:
             self.ways[self.current].add(step)
 
     def speeds(self) -> dict[str, float]:
@@ -105,18 +104,3 @@ class _Size:
 
     def _trial_steps(self) -> int:
         return SHORT if (self._ratio() or 1.0) > CLEARLY else TRIAL[not self.drafts]
-
-
-class _Way:
-    def __init__(self, cold: int) -> None:
-        self.steps = -cold
-        self.seconds = self.emitted = 0.0
-
-    def add(self, step: Step) -> None:
-        self.steps += 1
-        if self.steps > 0:
-            self.seconds += max(SPEED, 1 / self.steps) * (step.seconds - self.seconds)
-            self.emitted += max(LENGTH, 1 / self.steps) * (step.emitted - self.emitted)
-
-    def seconds_per_token(self) -> float:
-        return self.seconds / self.emitted

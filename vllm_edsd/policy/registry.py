@@ -1,7 +1,12 @@
 """Length policies by name: ours, and those that installed packages add under the entry-point group `vllm_edsd.policies`."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from vllm_edsd.extensions import Extensions
 from vllm_edsd.policy.base import DraftPolicy
+from vllm_edsd.policy.beside import Beside
 from vllm_edsd.policy.cost import CostModel
 from vllm_edsd.policy.guard import Guard
 
@@ -23,11 +28,18 @@ def names() -> list[str]:
     return list(POLICIES.known())
 
 
-def make(name: str, max_tokens: int, cost: CostModel | None = None) -> DraftPolicy:
-    """A policy, behind the guard where it has none of its own; `cost` is what EVICT starts from.
+def make(name: str, max_tokens: int, coefficients: Sequence[float] | None = None, beside: bool = False) -> DraftPolicy:
+    """A policy, behind the guard where it has none of its own; with `beside` it weighs drafts made without a model.
+
+    `coefficients` are those of the cost model to start from.
 
     Raises UserError for an unknown name, a failing import, or a class that is no DraftPolicy.
     """
+
+    def cost() -> CostModel:
+        return CostModel(None if coefficients is None else np.array(coefficients))
+
     found = POLICIES.load(name)
-    policy = found(max_tokens, cost) if name == "evict" else found(max_tokens)
-    return policy if name in UNGUARDED else Guard(policy)
+    policy = found(max_tokens, cost()) if name == "evict" else found(max_tokens)
+    guarded = policy if name in UNGUARDED else Guard(policy)
+    return Beside(guarded, cost()) if beside else guarded

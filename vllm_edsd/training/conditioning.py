@@ -21,19 +21,24 @@ def feature_scale(hidden: torch.Tensor, firsts: torch.Tensor) -> torch.Tensor:
     return hidden[keep].float().square().mean(0).clamp_min(1e-6).rsqrt()
 
 
-def condition(drafter: Drafter, hidden: torch.Tensor, firsts: torch.Tensor) -> torch.Tensor:
+def condition(drafter: Drafter, hidden: torch.Tensor, firsts: torch.Tensor, fresh: bool = True) -> torch.Tensor:
     """What captured states are multiplied by while training, float32 [n*H]; arguments as `feature_scale` has them.
 
     A drafter that norms the states itself reads them as they are, and its norms start at the scale of what they put out.
+    One that is not `fresh` computes what it did before.
     """
     if not isinstance(drafter, NormedDrafter):
-        return feature_scale(hidden, firsts)
-    parts = hidden.float().chunk(len(drafter.fc_norm), dim=-1)
-    normed = torch.cat([F.rms_norm(part, part.shape[-1:]) for part in parts], dim=-1)
-    starts = feature_scale(normed, firsts).chunk(len(drafter.fc_norm))
-    with torch.no_grad():
-        for norm, start in zip(drafter.fc_norm, starts, strict=True):
-            norm.get_parameter("weight").copy_(start)
+        scale = feature_scale(hidden, firsts)
+        if not fresh:
+            drafter.fc.weight.data /= scale
+        return scale
+    if fresh:
+        parts = hidden.float().chunk(len(drafter.fc_norm), dim=-1)
+        normed = torch.cat([F.rms_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+        starts = feature_scale(normed, firsts).chunk(len(drafter.fc_norm))
+        with torch.no_grad():
+            for norm, start in zip(drafter.fc_norm, starts, strict=True):
+                norm.get_parameter("weight").copy_(start)
     return torch.ones(hidden.shape[-1])
 
 

@@ -26,7 +26,7 @@ DEPTHS: dict[str, Callable[[int, int, int], int]] = {"step-n": _step_n, "fixed":
 class Curriculum(BaseModel):
     """EDTrain's two schedules, driven by progress u = step / steps with t = floor(u * periods)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     periods: int = Field(
         default=10, ge=2, description="T, the number of stages; the authors' example has one for each of 10 epochs"

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from vllm_edsd import __version__
 from vllm_edsd.drafters.config import DrafterConfig
+from vllm_edsd.drafters.factory import MAPS
 from vllm_edsd.files import atomic
 
 
@@ -21,7 +22,7 @@ def export(config: DrafterConfig, state: dict[str, torch.Tensor], out: Path, pro
     weights = {
         name: tensor.to(torch.bfloat16).contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
-        if mapped or name not in ("d2t", "t2d")
+        if mapped or name not in MAPS
     }
     with atomic(out) as partial:
         partial.mkdir()

@@ -7,26 +7,29 @@ For each data shard, `features-*.safetensors` holds, over the same token positio
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
+from vllm_edsd.tensor_files import notes, opened
 from vllm_edsd.training.batches import Indexed
 from vllm_edsd.training.belonging import fingerprint
 from vllm_edsd.training.online import Online
-from vllm_edsd.training.samples import Sample, read_shard, shards
+from vllm_edsd.training.samples import Sample, length, read_shard, shards
 
 
 class Features:
     """Memory-mapped features of one data folder."""
 
     def __init__(self, folder: Path, count: int):
-        self._files = [_tensors(folder / f"features-{index:05d}.safetensors") for index in range(count)]
+        self._files = [_tensors(_file(folder, index)) for index in range(count)]
 
     def read(self, items: Sequence[Indexed], columns: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         """For each of `items` hidden [n, len(columns) * H], final [n, H], argmax [n]."""
@@ -38,17 +41,35 @@ class Features:
         return found
 
 
+def _file(folder: Path, index: int) -> Path:
+    return Path(folder) / f"features-{index:05d}.safetensors"
+
+
+def _open(path: Path) -> AbstractContextManager[Any]:
+    return opened(path, "feature file", "delete it and train again")
+
+
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise UserError(f"feature file {path} is damaged ({error}); delete it and train again") from error
+    with _open(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def size_in_bytes(positions: int, hidden_size: int, layers: int) -> int:
     """Disk that the features of so many token positions need."""
     return positions * (2 * hidden_size * (layers + 1) + 4)
+
+
+def require_room(data: Path, folder: Path, hidden_size: int, layers: int) -> None:
+    """Raises UserError where the disk has no room for the features of `data` that `folder` lacks."""
+    lacking = [path for index, path in enumerate(shards(data)) if not _file(folder, index).exists()]
+    needed = size_in_bytes(sum(length(path, "tokens") for path in lacking), hidden_size, layers)
+    place = Path(folder).absolute()
+    free = shutil.disk_usage(next(near for near in (place, *place.parents) if near.exists())).free
+    if needed > free:
+        raise UserError(
+            f"hidden states still to be written need {needed / 2**30:.1f} GiB in {folder}, and {free / 2**30:.1f} GiB are "
+            "free there; free some, give another `features` folder, or leave it out: the target then runs beside the drafter"
+        )
 
 
 def collect(
@@ -68,7 +89,7 @@ def collect(
     marks = fingerprint(target_path)
     model = None
     for index, path in enumerate(paths):
-        out = Path(folder) / f"features-{index:05d}.safetensors"
+        out = _file(folder, index)
         made = identity | {"fingerprint": marks, "shard": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
         if out.exists():
             _same(out, made)
@@ -94,8 +115,8 @@ def _features(model: Online, samples: Sequence[Sample], report: Callable[[int], 
 
 
 def _same(path: Path, identity: dict) -> None:
-    with safe_open(path, "pt") as file:
-        made = json.loads(file.metadata()["edsd"])
+    with _open(path) as file:
+        made = notes(file)
     for key, value in identity.items():
         if made.get(key, value) != value:  # files from before a key was recorded lack it
             raise UserError(

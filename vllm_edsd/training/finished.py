@@ -63,11 +63,20 @@ def _run(name: str, judged: dict[str, list[float]]) -> Finished:
         kind=recipe["drafter"],
         target=recipe["target_name"],
         parameters=made["parameters"],
-        tokens=made.get("trained_tokens") or round(made["data"]["answer_tokens"] * recipe["epochs"]),
+        tokens=trained_tokens(made),
         per_position=judged.get(version) or made["held_out"]["per_position"],
         judged_on="evaluations" if judged else held_out,
         mark=fingerprint(None, folder, None)["drafter"],
     )
+
+
+def trained_tokens(provenance: dict[str, Any]) -> int:
+    """Answer tokens that a drafter was trained on, repeats counted; 0 where its provenance does not say."""
+    if "trained_tokens" in provenance:
+        return provenance["trained_tokens"]
+    # Runs from before they were counted.
+    data, recipe = provenance.get("data", {}), provenance.get("recipe", {})
+    return round(data.get("answer_tokens", 0) * recipe.get("epochs", 0))
 
 
 def _judged(evaluations: Sequence[Path]) -> dict[str, list[float]]:

@@ -12,11 +12,13 @@ from vllm_edsd.training.curriculum import Curriculum
 from vllm_edsd.training.losses import LOSSES
 from vllm_edsd.training.optimizers import OPTIMIZERS
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Recipe(BaseModel):
     """What a drafter is trained from, on what, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     drafter: Annotated[str, one_of(ARCHITECTURES)] = Field(description="kind of drafter")
     target: Path = Field(description="directory of the target's Hugging Face checkpoint")
@@ -31,6 +33,10 @@ class Recipe(BaseModel):
         min_length=1, description="target layers to store: i is the input of layer i; a superset of `layers`"
     )
     layers: tuple[int, ...] = Field(min_length=1, description="target layers that the drafter reads")
+    start: str | None = Field(
+        default=None,
+        description="drafter to go on from, by name or path: its weights and draft vocabulary in place of fresh ones",
+    )
     draft_vocab_size: int = Field(
         default=8192, ge=1, description="rows of the draft head: the target's most frequent own tokens"
     )
@@ -57,7 +63,7 @@ class Recipe(BaseModel):
         default="adamw", description="adamw, or muon for the matrices and AdamW for norms and head"
     )
     learning_rate: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.015, ge=0, lt=1, description="share of the steps with a rising learning rate")
     clip: float = Field(default=0.5, gt=0, description="largest norm of the gradient")

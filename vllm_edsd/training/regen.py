@@ -14,7 +14,7 @@ import torch
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt
-from vllm_edsd.training.samples import Sample, made_with, write_shard
+from vllm_edsd.training.samples import Sample, made_with, open_shard, write_shard
 
 # (prompt token lists, temperatures) -> answer token lists, the end-of-turn token included where the target wrote it
 Generate = Callable[[list[list[int]], list[float]], list[list[int]]]
@@ -104,8 +104,6 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 
 
 def _finished(path: Path, identity: dict) -> int:
-    from safetensors import safe_open
-
     made = made_with(path)
     # Shards from before a key was recorded lack it.
     different = [key for key, value in identity.items() if made.get(key, value) != value]
@@ -114,6 +112,6 @@ def _finished(path: Path, identity: dict) -> int:
             f"{path.parent} holds samples made with another {different[0]} ({made.get(different[0])!r}, now "
             f"{identity[different[0]]!r}); give another --out, or the same options to resume"
         )
-    with safe_open(path, "pt") as file:
+    with open_shard(path) as file:
         starts, answers = file.get_tensor("starts"), file.get_tensor("answers")
     return int(starts[-1] - answers.sum())

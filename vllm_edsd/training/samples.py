@@ -10,14 +10,16 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
+from vllm_edsd.tensor_files import notes, opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +57,17 @@ def read_samples(folder: Path) -> list[Sample]:
     return [sample for path in shards(folder) for sample in read_shard(path)]
 
 
+def open_shard(path: Path) -> AbstractContextManager[Any]:
+    """A shard's safetensors file. Raises UserError where it is damaged or no shard."""
+    return opened(path, "data shard", "delete it and run regen again")
+
+
 def read_shard(path: Path) -> list[Sample]:
     """The samples of one shard. Raises UserError when it is damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    with open_shard(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         starts, answers = tensors["starts"].tolist(), tensors["answers"].tolist()
         temperatures = tensors["temperatures"].tolist()
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"data shard {path} is damaged ({error}); delete it and run regen again") from error
     return [
         Sample(tensors["tokens"][begin:end], answer, temperature)
         for begin, end, answer, temperature in zip(starts, starts[1:], answers, temperatures, strict=False)
@@ -92,9 +96,15 @@ def metadata(folder: Path) -> dict:
 
 
 def made_with(path: Path) -> dict:
-    """The metadata of one shard."""
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["edsd"])
+    """The metadata of one shard. Raises UserError when it is damaged or has none."""
+    with open_shard(path) as file:
+        return notes(file)
+
+
+def length(path: Path, name: str) -> int:
+    """Entries of a shard's tensor: its `answers`, its `tokens`. Raises UserError when it is damaged."""
+    with open_shard(path) as file:
+        return file.get_slice(name).get_shape()[0]
 
 
 def fingerprint(folder: Path) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.optim import Optimizer
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
+from vllm_edsd.tensor_files import notes, opened
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's two, and Muon's
 
@@ -42,13 +42,10 @@ def read(path: Path) -> State | None:
     """None where there is no file. Raises UserError for a damaged one."""
     if not path.exists():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["edsd"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}); delete it to start over") from error
-    return State(int(header["step"]), header["identity"], tensors)
+    with opened(path, "checkpoint", "delete it to start over") as file:
+        header = notes(file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return State(int(header["step"]), header["identity"], tensors)
 
 
 def require_same(path: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.targets import require_target
+from vllm_edsd.tensor_files import opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +22,13 @@ class TargetEnds:
 
     @classmethod
     def read(cls, path: Path) -> "TargetEnds":
-        """Reads a checkpoint directory. Raises UserError when it is not a Llama-like safetensors checkpoint."""
+        """Reads a checkpoint directory. Raises UserError when it is damaged or not a Llama-like safetensors checkpoint."""
         path = Path(path)
         require_target(path)
         wanted = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight", "norm": "model.norm.weight"}
         found: dict[str, torch.Tensor] = {}
         for file in sorted(path.glob("*.safetensors")):
-            with safe_open(file, "pt") as weights:
+            with opened(file, "target file", "make or fetch the target again") as weights:
                 names = set(weights.keys())
                 found |= {key: weights.get_tensor(name).float() for key, name in wanted.items() if name in names}
         found.setdefault("head", found.get("embedding", torch.empty(0)))

@@ -2,17 +2,19 @@
 
 import dataclasses
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
 
+from vllm_edsd.drafters.checkpoint import check, resolve, version
 from vllm_edsd.drafters.config import DrafterConfig
 from vllm_edsd.drafters.core import Drafter
-from vllm_edsd.drafters.factory import build
+from vllm_edsd.drafters.factory import build, load
 from vllm_edsd.errors import UserError
 from vllm_edsd.training import checkpoint, schedule
 from vllm_edsd.training.batches import Batch, Indexed, collate, index, plan
@@ -21,16 +23,17 @@ from vllm_edsd.training.conditioning import condition, folded
 from vllm_edsd.training.curriculum import depth, masked_share
 from vllm_edsd.training.evaluation import Evaluation, evaluate
 from vllm_edsd.training.export import environment, export
-from vllm_edsd.training.features import Features, collect, size_in_bytes
+from vllm_edsd.training.features import Features, collect, require_room, size_in_bytes
+from vllm_edsd.training.finished import trained_tokens
 from vllm_edsd.training.masks import Mask
 from vllm_edsd.training.online import Online
 from vllm_edsd.training.optimizers import optimizers
 from vllm_edsd.training.ranks import Ranks
 from vllm_edsd.training.recipe import Recipe
-from vllm_edsd.training.samples import fingerprint, metadata, read_samples, shards, split
+from vllm_edsd.training.samples import fingerprint, length, metadata, read_samples, shards, split
 from vllm_edsd.training.step import drafted, positions, prepare, training_loss
 from vllm_edsd.training.target import TargetEnds
-from vllm_edsd.training.vocabulary import draft_vocabulary
+from vllm_edsd.training.vocabulary import draft_vocabulary, token_counts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -76,20 +79,21 @@ class Trainer:
         samples = read_samples(recipe.data)
         if self.ranks.first:
             check_data(recipe.data, samples, recipe.target, self.target.config.vocab_size, self.device)
+        # Before the hidden states, which take hours: what follows may refuse the recipe.
+        training, kept = split(samples, recipe.held_out, recipe.seed, recipe.data)
+        counts = token_counts([samples[place] for place in training], self.target.config.vocab_size)
+        torch.manual_seed(recipe.seed)
+        self.drafter = _fresh(recipe, self.target, counts) if recipe.start is None else _started(recipe, self.target)
         self.features = self._features(sum(len(sample.tokens) for sample in samples), say, collected)
         self.columns = [recipe.feature_layers.index(layer) for layer in recipe.layers]
-        items = index(samples, _counts(recipe.data))
-        training, kept = split(samples, recipe.held_out, recipe.seed, recipe.data)
+        items = index(samples, [length(path, "answers") for path in shards(recipe.data)])
         self.train_set, self.held_out = [items[place] for place in training], [items[place] for place in kept]
         self.batches = _schedule(self.train_set, recipe)
         self.data_fingerprint = fingerprint(recipe.data)
-        ids, self.coverage = draft_vocabulary(
-            [item.sample for item in self.train_set], self.target.config.vocab_size, recipe.draft_vocab_size
-        )
+        ids = self.drafter.draft_ids
+        self.coverage = float(counts[ids].sum() / counts.sum())
         say(f"{len(self.train_set)} samples, {len(self.batches)} steps, draft vocabulary covers {self.coverage:.2%}")
-        torch.manual_seed(recipe.seed)
-        self.drafter = _fresh(recipe, self.target, ids)
-        self.scale = condition(self.drafter, *self._states(items)).to(self.device)
+        self.scale = condition(self.drafter, *self._states(items), fresh=recipe.start is None).to(self.device)
         self.drafter.to(self.device)
         self.head = self.target.head[ids.to(self.device)].to(self.dtype)
         self.optimizers = optimizers(self.drafter, recipe.optimizer, recipe.learning_rate, recipe.betas, recipe.weight_decay)
@@ -222,8 +226,10 @@ class Trainer:
             say(f"{recipe.target} runs beside the drafter, since the recipe names no `features` folder")
             return Online(recipe.target, recipe.feature_layers, self.device)
         if self.ranks.first:
-            needed = size_in_bytes(positions, self.target.config.hidden_size, len(recipe.feature_layers))
+            size = (self.target.config.hidden_size, len(recipe.feature_layers))
+            needed = size_in_bytes(positions, *size)
             say(f"hidden states of {positions} positions need {needed / 2**30:.1f} GiB in {recipe.features}")
+            require_room(recipe.data, recipe.features, *size)
             places = (recipe.target, recipe.data, recipe.features)
             collect(*places, recipe.feature_layers, self.device, lambda count: collected(count, positions))
         self.ranks.gather(None)  # the others wait
@@ -235,10 +241,22 @@ class Trainer:
         states = self.features.read(first, self.columns)
         return torch.cat([part["hidden"].cpu() for part in states]), torch.tensor([item.begin for item in first])
 
+    def _start(self) -> dict[str, Any]:
+        """What the run went on from, and the answer tokens trained on in all."""
+        own = sum(item.chains for batch in self.batches[: self.step] for item in batch)
+        if self.recipe.start is None:
+            return {"trained_tokens": own}
+        folder = resolve(self.recipe.start)
+        path = folder / "provenance.json"
+        made = json.loads(path.read_text()) if path.exists() else {}
+        start = {"drafter": folder.name, "version": version(folder), "provenance": made}
+        return {"start": start, "trained_tokens": trained_tokens(made) + own}
+
     def _provenance(self, evaluation: Evaluation) -> dict:
         return {
             **environment(),
             "recipe": self.recipe.model_dump(mode="json"),
+            **self._start(),
             "data": {
                 "fingerprint": f"sha256:{self.data_fingerprint}",
                 "samples": len(self.train_set),
@@ -248,7 +266,6 @@ class Trainer:
             "seed": self.recipe.seed,
             "steps": self.step,
             "processes": self.ranks.count,
-            "trained_tokens": sum(item.chains for batch in self.batches[: self.step] for item in batch),
             "unroll_steps_since_resume": self.unrolled,
             "train_seconds_since_resume": round(self.seconds, 1),
             "draft_vocabulary_coverage": self.coverage,
@@ -265,14 +282,6 @@ def _check_layers(recipe: Recipe, count: int) -> None:
         raise UserError(f"layers {sorted(missing)} are not in feature_layers {list(recipe.feature_layers)}; add them there")
 
 
-def _counts(data: Path) -> list[int]:
-    counts = []
-    for path in shards(data):
-        with safe_open(path, "pt") as file:
-            counts.append(file.get_slice("answers").get_shape()[0])
-    return counts
-
-
 def _schedule(items: list[Indexed], recipe: Recipe) -> list[list[Indexed]]:
     batches: list[list[Indexed]] = []
     whole = math.ceil(recipe.epochs)
@@ -281,15 +290,41 @@ def _schedule(items: list[Indexed], recipe: Recipe) -> list[list[Indexed]]:
     return batches[: max(1, round(len(batches) * recipe.epochs / whole))]
 
 
-def _fresh(recipe: Recipe, target: TargetEnds, ids: torch.Tensor) -> Drafter:
+def _config(recipe: Recipe, target: TargetEnds) -> DrafterConfig:
     config = DrafterConfig.of_target(
         target.config, recipe.target_name, recipe.drafter, recipe.layers, recipe.draft_vocab_size
     )
     if recipe.intermediate_size:
         config = config.model_copy(update={"intermediate_size": recipe.intermediate_size})
-    drafter = build(config, ids)
+    return config
+
+
+def _fresh(recipe: Recipe, target: TargetEnds, counts: torch.Tensor) -> Drafter:
+    """A new drafter whose draft vocabulary are the tokens of the largest `counts`."""
+    ids = draft_vocabulary(counts, recipe.draft_vocab_size)
+    drafter = build(_config(recipe, target), ids)
     with torch.no_grad():
         # The draft head starts as the target's own rows: a drafter that finds the target's state is then right at once.
         drafter.lm_head.weight.copy_(target.head[ids.to(target.head.device)])
         drafter.norm.weight.copy_(target.norm)
+    return drafter
+
+
+def _started(recipe: Recipe, target: TargetEnds) -> Drafter:
+    """The drafter that `recipe.start` names. Raises UserError where the recipe describes another one."""
+    assert recipe.start is not None
+    folder = resolve(recipe.start)
+    if "edsd" not in check(folder):
+        raise UserError(
+            f"start {folder} was not exported by `vllm-edsd train` (its config.json has no `edsd`), and only such can be "
+            "trained on; leave start out"
+        )
+    drafter = load(folder)
+    wanted = _config(recipe, target).model_dump()
+    for key, value in drafter.config.model_dump().items():
+        if value != wanted[key]:
+            raise UserError(
+                f"start {recipe.start} has {key} {value!r}, and this recipe makes a drafter with {wanted[key]!r}; "
+                "make the recipe like it, or leave start out"
+            )
     return drafter

@@ -18,13 +18,11 @@ def most_frequent(counts: torch.Tensor, size: int) -> torch.Tensor:
     return counts.argsort(descending=True, stable=True)[:size].sort().values
 
 
-def draft_vocabulary(samples: Sequence[Sample], vocab_size: int, size: int) -> tuple[torch.Tensor, float]:
-    """The `size` most frequent answer tokens, ascending int64 [size], and the share of answer tokens they cover.
+def draft_vocabulary(counts: torch.Tensor, size: int) -> torch.Tensor:
+    """The `size` most frequent tokens of counts [vocab_size], ascending int64 [size]; ties go to the smaller id.
 
-    Ties go to the smaller id. Raises UserError when `size` exceeds the target's vocabulary.
+    Raises UserError when `size` exceeds the target's vocabulary.
     """
-    if size > vocab_size:
-        raise UserError(f"draft_vocab_size {size} exceeds the target's vocabulary of {vocab_size}; give at most that")
-    counts = token_counts(samples, vocab_size)
-    ids = most_frequent(counts, size)
-    return ids, float(counts[ids].sum() / counts.sum())
+    if size > len(counts):
+        raise UserError(f"draft_vocab_size {size} exceeds the target's vocabulary of {len(counts)}; give at most that")
+    return most_frequent(counts, size)

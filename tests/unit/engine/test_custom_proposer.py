@@ -39,7 +39,7 @@ def adapter(monkeypatch):
 
 def drafts(adapter, proposed, emitted):
     """Drafts for texts 0 1 2 ..., the r-th of r + 3 tokens, in a buffer with other tokens behind them."""
-    adapter.proposer.drafts = list(proposed)
+    adapter.free.proposer.drafts = list(proposed)
     buffer = np.tile(np.arange(20, dtype=np.int32), (len(emitted) + 2, 1))
     lengths = np.arange(len(emitted) + 2, dtype=np.int32) + 3
     before = buffer.copy()
@@ -51,7 +51,7 @@ def drafts(adapter, proposed, emitted):
 
 def test_each_request_is_asked_with_its_own_text(adapter):
     assert drafts(adapter, [[5], [6, 7]], [[2], [1, 2, 3]]) == [[5], [6, 7]]
-    assert adapter.proposer.told == [
+    assert adapter.free.proposer.told == [
         ("observe", [0, 1, 2], 1),
         ("propose", [0, 1, 2], K),
         ("observe", [0, 1, 2, 3], 3),
@@ -61,7 +61,7 @@ def test_each_request_is_asked_with_its_own_text(adapter):
 
 def test_a_request_whose_prompt_is_being_read_is_left_alone(adapter):
     assert drafts(adapter, [[5]], [[], [2], []]) == [[], [5], []]
-    assert [told[1] for told in adapter.proposer.told] == [[0, 1, 2, 3]] * 2
+    assert [told[1] for told in adapter.free.proposer.told] == [[0, 1, 2, 3]] * 2
     assert drafts(adapter, [], []) == []
 
 
@@ -86,7 +86,7 @@ def test_a_proposer_cannot_write_into_the_engines_buffer(adapter):
     def spoil(tokens, most):
         tokens[0] = 7
 
-    adapter.proposer.propose = spoil
+    adapter.free.proposer.propose = spoil
     with pytest.raises(ValueError, match="read-only"):
         drafts(adapter, [], [[2]])
 

@@ -202,6 +202,18 @@ def test_a_plan_for_another_model_is_refused(made, target, data, held_out, tmp_p
         assert "was made for another model" in refusal(*given)
 
 
+def test_what_is_the_users_is_not_replaced(made, target, data, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"target": str(target), "data": [str(data)]}))
+    for mark, given in (
+        ("plan.json", ("plan", "--profile", made[0] / "profile.json")),
+        ("plan.json", ("train", target, "--plan", made[0] / "plan", "--data", data)),
+        ("provenance.json", ("carve", recipe)),
+    ):
+        assert f"holds files that are not ours (there is no {mark})" in refusal(*given, "--out", tmp_path)
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
 @pytest.mark.parametrize(
     ("layers", "told"), [("0,7", "layers [7] are no MoE layers"), ("one", "--layers 'one' is no list of layers")]
 )
@@ -217,4 +229,4 @@ def test_too_few_texts_are_refused(made, target, data, tmp_path):
 
 def test_a_rate_of_zero_is_refused(made, target, data, tmp_path):
     given = ("--plan", made[0] / "plan", "--data", data, "--out", tmp_path / "out", "--learning-rate", 0)
-    assert "'learning_rate' cannot be 0.0: Input should be greater than 0" in refusal("train", target, *given)
+    assert "'learning_rate' cannot be 0.0; give more than 0" in refusal("train", target, *given)

@@ -66,7 +66,7 @@ IMPOSSIBLE = [
     ({"experts": {"0": 2}}, "the hook's layer 2 is no MoE layer of the plan"),
     ({"top_k": 0}, "'top_k' .* cannot be 0"),
     ({"num_hidden_layers": "many"}, "'num_hidden_layers' cannot be 'many'"),
-    ({"mode": "decode"}, "'mode' .* cannot be 'decode': .*'prefill' or 'all'"),
+    ({"mode": "decode"}, "'mode' .* cannot be 'decode'; give 'prefill' or 'all'"),
     ({"hook": {"layer": 2, "rank": 0}}, r"'hook\.rank' cannot be 0"),
     ({"budget": 1}, r"unknown key 'budget' \(value 1\); known: 'model', 'mode'"),
 ]

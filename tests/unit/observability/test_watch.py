@@ -56,6 +56,19 @@ def test_estimates_are_compared_with_what_came_of_them():
     assert 0 < found["edsd:estimated_acceptances",] < 3
 
 
+def test_totals_never_fall_when_drafters_change_and_change_back():
+    tally = Tally(("model", "0"))
+    first, second = (Watch(registry.make("evict", K), tally) for _ in range(2))
+    seen = []
+    for watch, verdicts in ((first, 5), (second, 2), (first, 1)):
+        for _ in range(verdicts):
+            watch.start(["a", "b"])
+            draft(watch, np.full((2, K), 0.9))
+            watch.observe([Verdict("a", 2, 2), Verdict("b", 2, 0)])
+        seen.append(values(watch)["edsd:judged_tokens",])
+    assert seen == [15, 21, 24]
+
+
 def test_the_guard_shows_both_speeds_and_its_choice_by_batch_size():
     watch = Watch(registry.make("evict", K), Tally(("model", "0")))
     requests = [str(number) for number in range(5)]

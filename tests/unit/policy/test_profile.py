@@ -54,7 +54,7 @@ def test_a_profile_predicts_what_it_was_fitted_to(tmp_path):
 
 
 def test_evict_starts_from_a_profile_and_goes_on_learning():
-    guarded = registry.make("evict", 6, CostModel(TRUTH))
+    guarded = registry.make("evict", 6, TRUTH.tolist())
     cost = guarded.policy.cost
     assert cost.seconds(Load(1, 300, 2, 2)) == pytest.approx(float(Load(1, 300, 2, 2).row() @ TRUTH))
     for _ in range(400):

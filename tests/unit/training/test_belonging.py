@@ -73,3 +73,14 @@ def test_features_of_other_data_under_the_same_name_are_refused(tiny_data, tiny_
     write_shard(data / "samples-00001.safetensors", read_samples(data)[:12], {})
     with pytest.raises(UserError, match=r"has features of shard .* give another `features` folder"):
         features(data)
+
+
+def test_damaged_features_are_named(tiny_data, tiny_target, tmp_path):
+    def features():
+        return collect(tiny_target, tiny_data, tmp_path, (1,), torch.device("cpu"), lambda _: None)
+
+    features()
+    path = tmp_path / "features-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"features-00001\.safetensors is damaged .*; delete it and train again"):
+        features()

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt
@@ -84,6 +85,20 @@ def test_other_options_are_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(UserError, match="another seed"):
         run(tmp_path, options=RegenOptions("t", (0.0, 0.7), 4, 40, 4, 4))
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "foreign"])
+def test_a_shard_that_cannot_be_read_is_named(spoil, tmp_path):
+    run(tmp_path)
+    shard = tmp_path / "samples-00001.safetensors"
+    if spoil == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-9])
+    else:
+        save_file(load_file(shard), shard)
+    with pytest.raises(
+        UserError, match=r"data shard .*samples-00001\.safetensors is damaged .*; delete it and run regen again"
+    ):
+        run(tmp_path)
 
 
 def test_shards_name_the_targets_fingerprint_and_those_of_another_are_refused(tmp_path):

@@ -1,20 +1,25 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from vllm_edsd.cli.main import app
+from vllm_edsd.cli.train import read_recipe
 from vllm_edsd.config import validate
 from vllm_edsd.drafters import factory
+from vllm_edsd.drafters.checkpoint import version
 from vllm_edsd.errors import UserError
+from vllm_edsd.training.features import size_in_bytes
 from vllm_edsd.training.optimizers import OPTIMIZERS
 from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.samples import read_samples, write_shard
@@ -45,6 +50,31 @@ def test_learns_and_exports_what_it_evaluated(drafter, tiny_recipe, tmp_path):
     trainer.scale = torch.ones_like(trainer.scale)
     trainer.drafter = exported
     assert trainer.evaluate().loss == pytest.approx(after.loss, abs=0.03)
+
+
+@pytest.mark.parametrize("drafter", ["edsd", "eagle3.1"])
+def test_goes_on_from_another_drafter(drafter, tiny_recipe, tmp_path):
+    recipe = tiny_recipe | {"drafter": drafter, "epochs": 8}
+    first, before = train(recipe, tmp_path / "first")
+    recipe |= {"start": str(tmp_path / "first"), "seed": 0, "learning_rate": 1e-9}
+    again, after = train(recipe, tmp_path / "again")
+    # Nothing learnt: it says what the first said, but for the bfloat16 that its weights are stored in.
+    assert after.loss == pytest.approx(before.loss, abs=0.03)
+    assert torch.equal(again.drafter.draft_ids, first.drafter.draft_ids)
+    made = json.loads((tmp_path / "again" / "provenance.json").read_text())
+    assert made["start"]["version"] == version(tmp_path / "first")
+    assert made["trained_tokens"] == 2 * made["start"]["provenance"]["trained_tokens"] > 0
+
+
+def test_goes_on_from_nothing_else_than_the_recipe_describes(tiny_recipe, tmp_path):
+    train(tiny_recipe, tmp_path / "first")
+    start = {"start": str(tmp_path / "first")}
+    with pytest.raises(UserError, match=r"first has draft_vocab_size 64, and this recipe makes a drafter with 32"):
+        Trainer(Recipe(**tiny_recipe | start | {"draft_vocab_size": 32}), tmp_path / "out", quiet, quiet)
+    config = tmp_path / "first" / "config.json"
+    config.write_text(json.dumps({key: value for key, value in json.loads(config.read_text()).items() if key != "edsd"}))
+    with pytest.raises(UserError, match=r"was not exported by `vllm-edsd train`"):
+        Trainer(Recipe(**tiny_recipe | start), tmp_path / "out", quiet, quiet)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -146,6 +176,70 @@ def test_resume_refuses_a_damaged_checkpoint(tiny_recipe, tmp_path):
 def test_impossible_recipes_are_refused(change, message, tiny_recipe, tmp_path):
     with pytest.raises(UserError, match=message):
         train(tiny_recipe | change, tmp_path / "out")
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_damaged_target_is_named(tiny_recipe, tiny_target, tmp_path):
+    target = shutil.copytree(tiny_target, tmp_path / "target")
+    weights = target / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"target file .*model\.safetensors is damaged .*; make or fetch the target again"):
+        train(tiny_recipe | {"target": str(target)}, tmp_path / "out")
+
+
+def test_hidden_states_that_the_disk_has_no_room_for_are_refused(tiny_recipe, tmp_path, monkeypatch):
+    Trainer(Recipe(**tiny_recipe), tmp_path / "out", quiet, quiet)
+    whole = size_in_bytes(sum(len(sample.tokens) for sample in read_samples(Path(tiny_recipe["data"]))), 64, 3)
+    free = shutil.disk_usage(tmp_path)._replace(free=whole - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: free if place.exists() else None)
+    # One of two shards has room.
+    (tmp_path / "features" / "features-00001.safetensors").unlink()
+    Trainer(Recipe(**tiny_recipe), tmp_path / "out", quiet, quiet)
+    elsewhere = tiny_recipe | {"features": str(tmp_path / "new" / "features")}
+    with pytest.raises(UserError, match=r"need 0\.0 GiB in .*/new/features, and 0\.0 GiB are free there; free some"):
+        Trainer(Recipe(**elsewhere), tmp_path / "out", quiet, quiet)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"betas": [2, 3]}, r"'betas\.0' cannot be 2; give less than 1"),
+        ({"learning_rate": float("inf")}, r"'learning_rate' cannot be inf; give a finite number, more than 0"),
+        ({"epochs": float("inf")}, r"'epochs' .* cannot be inf; give a finite number, more than 0"),
+        (
+            {"curriculum": {"entropy_rate": float("nan")}},
+            r"'curriculum\.entropy_rate' .* cannot be nan; give a finite number",
+        ),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_bounds_are_refused(change, message, tiny_recipe):
+    with pytest.raises(UserError, match=message):
+        validate(Recipe, tiny_recipe | change, "recipe.yaml")
+
+
+def test_a_recipe_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_bytes(b"\x80\x00")
+    with pytest.raises(UserError, match=r"recipe\.yaml is not text .*; give a YAML file in UTF-8"):
+        read_recipe(recipe, Recipe)
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", forbidden)
+    with pytest.raises(UserError, match=r"recipe\.yaml cannot be read \(Permission denied\)"):
+        read_recipe(recipe, Recipe)
+
+
+def test_what_is_the_users_is_not_replaced(tiny_recipe, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe))
+    done = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path)])
+    assert isinstance(done.exception, UserError)
+    assert "holds files that are not ours (there is no provenance.json)" in str(done.exception)
+    assert list(tmp_path.iterdir()) == [recipe]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples(tiny_recipe, tmp_path):
@@ -193,9 +287,9 @@ def test_a_full_disk_leaves_nothing_behind(tiny_recipe, tmp_path, monkeypatch):
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(state, "save_file", full)
-    with pytest.raises(UserError, match=r"out\.checkpoint\.safetensors: No space left on device"):
+    with pytest.raises(UserError, match=r"out\.checkpoint\.safetensors: I/O error: No space left on device"):
         train(tiny_recipe, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []

@@ -114,6 +114,7 @@ def test_a_recipe_takes_the_tokens_that_the_report_counts(trained, tiny_target, 
         (("--drafter", "nothing"), "neither a bundled drafter"),
         (("--drafter", "smollm2-edsd"), "was made for a target with hidden_size 576"),
         (("--held-out", "24"), "held_out 24 needs more"),
+        (("--drafter", "x", "--size", "8", "--out", "."), r"files that are not ours \(there is no provenance\.json\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, tiny_target, tiny_data):

@@ -19,9 +19,11 @@ def carve(
     from vllm_edsd.experts.distil import Progress
     from vllm_edsd.experts.make import make
     from vllm_edsd.experts.recipe import CarveRecipe
+    from vllm_edsd.files import replaceable
     from vllm_edsd.targets import require_target
 
     chosen = read_recipe(recipe, CarveRecipe)
+    out = replaceable(out, "provenance.json")
     require_target(chosen.target)
     restart_with_preloads()
     console = Console(stderr=True)

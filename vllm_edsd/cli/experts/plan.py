@@ -20,10 +20,12 @@ def plan(
     from vllm_edsd.config import validate
     from vllm_edsd.errors import UserError
     from vllm_edsd.experts.allocate import allocate
-    from vllm_edsd.experts.plan import Plan, write
+    from vllm_edsd.experts.plan import PLAN, Plan, write
     from vllm_edsd.experts.profile import ExpertsProfile
+    from vllm_edsd.files import replaceable
     from vllm_edsd.training.export import environment
 
+    out = replaceable(out, PLAN)
     try:
         measured = validate(ExpertsProfile, json.loads(profile.read_text()), str(profile))
     except (OSError, ValueError) as error:

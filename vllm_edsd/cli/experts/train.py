@@ -31,9 +31,11 @@ def train(
     from vllm_edsd.experts.texts import choose
     from vllm_edsd.experts.training import HookRecipe, divergence, keep
     from vllm_edsd.experts.training import train as train_hook
+    from vllm_edsd.files import replaceable
     from vllm_edsd.training.export import environment
     from vllm_edsd.training.samples import fingerprint, read_samples
 
+    out = replaceable(out, plans.PLAN)
     check_place(out / plans.PLAN)
     recipe = validate(HookRecipe, {"rank": rank, "learning_rate": learning_rate, "seed": seed}, "experts train")
     planned = plans.read(plan)
