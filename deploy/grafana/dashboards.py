@@ -15,6 +15,7 @@ from grafana_foundation_sdk.models.dashboard import (
 from panels import SOURCE, figure, graph, listing, rows, spread, states
 from queries import (
     ACCEPTED,
+    BESIDE,
     CUT,
     ESTIMATED,
     OBSERVED,
@@ -25,14 +26,15 @@ from queries import (
     experts,
     experts_kept,
     mean,
+    percentiles,
     quantile,
     rate,
     share,
     vllm,
 )
 
-# What every server with --edsd exports, also one with fewer experts and no drafter.
-ALWAYS = "heartbeat_timestamp_seconds"
+# What every server with --edsd exports, also one with fewer experts and no drafter; and what every server of vLLM does.
+ALWAYS = {"edsd": "heartbeat_timestamp_seconds", "vllm": "num_requests_running"}
 NO_WORKER = "no figures: the policy is fixed"
 WHOLE = "the whole target: no --edsd.experts"
 PAYS = [(None, "red"), (0.95, "orange"), (1.02, "green")]
@@ -199,6 +201,15 @@ GUARD = [
         "none",
         empty=NO_WORKER,
     ),
+    graph(
+        "Drafted without the model",
+        "Share of accepted draft tokens that a model-free proposer made in the drafter's place, by default prompt lookup.",
+        {"{{model_name}}": BESIDE},
+        "percentunit",
+        at_least=0,
+        at_most=1,
+        empty=NO_WORKER,
+    ),
 ]
 EXPERTS = [
     states(
@@ -250,16 +261,26 @@ EXPERTS = [
 LATENCY = [
     graph(
         "Time to first token",
-        "vLLM's own figures.",
-        {f"p{round(100 * q)}": quantile(q, vllm("time_to_first_token_seconds_bucket")) for q in (0.5, 0.99)},
+        "From a request's arrival to its first output; vLLM's own figures.",
+        percentiles("time_to_first_token_seconds"),
         "s",
+        width=6,
         at_least=0,
     ),
     graph(
         "Time between outputs",
         "vLLM's inter-token latency: from one output of a request to its next, which may hold several tokens.",
-        {f"p{round(100 * q)}": quantile(q, vllm("inter_token_latency_seconds_bucket")) for q in (0.5, 0.99)},
+        percentiles("inter_token_latency_seconds"),
         "s",
+        width=6,
+        at_least=0,
+    ),
+    graph(
+        "Time of a request",
+        "vLLM's end-to-end latency: from a request's arrival to its last output.",
+        percentiles("e2e_request_latency_seconds"),
+        "s",
+        width=6,
         at_least=0,
     ),
     graph(
@@ -271,6 +292,7 @@ LATENCY = [
             "waiting": f"sum by (model_name) ({vllm('num_requests_waiting')})",
         },
         "none",
+        width=6,
         at_least=0,
     ),
 ]
@@ -314,8 +336,9 @@ SECTIONS = {
 }
 
 
-def spelling(prefix: str, example: str) -> QueryVariable:
+def spelling(prefix: str) -> QueryVariable:
     """A variable with what stands before metric names, as found; where there are several, one is chosen."""
+    example = ALWAYS[prefix]
     found = f'label_values({{__name__=~"(ray_)?{prefix}[:_]{example}"}}, __name__)'
     variable = (
         QueryVariable(prefix)
@@ -329,7 +352,9 @@ def spelling(prefix: str, example: str) -> QueryVariable:
 
 def chosen(name: str, label: str) -> QueryVariable:
     """A variable over a label's values: one, several or all."""
-    found = f"label_values(${{edsd}}{ALWAYS}, {name})"
+    # Ray's agent has vLLM's figures and not ours.
+    either = "|".join(f"${{{prefix}}}{example}" for prefix, example in ALWAYS.items())
+    found = f'label_values({{__name__=~"{either}"}}, {name})'
     variable = QueryVariable(name).label(label).datasource(SOURCE).query(found)
     return variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).multi(True).include_all(True).all_value(".*")
 
@@ -342,7 +367,7 @@ def build() -> Dashboard:
     link = DashboardLink("vLLM dashboards").type(DashboardLinkType.DASHBOARDS).tags(["vllm"])
     board.link(link.include_vars(True).keep_time(True))
     board.with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
-    board.with_variable(spelling("edsd", ALWAYS)).with_variable(spelling("vllm", "num_requests_running"))
+    board.with_variable(spelling("edsd")).with_variable(spelling("vllm"))
     board.with_variable(chosen("model_name", "Model")).with_variable(chosen("instance", "Instance"))
     numbers = count(1)
     for title, panels in SECTIONS.items():

@@ -42,6 +42,11 @@ def quantile(q: float, bucket: str) -> str:
     return f"histogram_quantile({q}, {rate(bucket, 'le')})"
 
 
+def percentiles(histogram: str) -> dict[str, str]:
+    """What half of one of vLLM's histograms and all but a hundredth stay below, by legend."""
+    return {f"p{round(100 * q)}": quantile(q, vllm(f"{histogram}_bucket")) for q in (0.5, 0.99)}
+
+
 PLAIN, DRAFT = (edsd("guard_tokens_per_second", way=way) for way in ("plain", "draft"))
 # How often a size's figures moved between two scrapes says how much it is in use.
 USE = f"sum without (way) (changes({edsd('guard_tokens_per_second')}{WINDOW}))"
@@ -50,6 +55,7 @@ GAIN = f"({edsd('guard_drafts')} * {RATIO} + (1 - {edsd('guard_drafts')}))"
 SPEEDUP = share(f"sum by (model_name) ({GAIN} * {USE})", f"sum by (model_name) ({USE} and {RATIO})")
 PLAIN_STEPS = share(rate(edsd("steps_total", drafted="false")), rate(edsd("steps_total")))
 CUT = share(rate(edsd("cut_tokens_total")), rate(edsd("drafted_tokens_total")))
+BESIDE = share(rate(edsd("beside_accepted_tokens_total")), rate(edsd("accepted_tokens_total")))
 ACCEPTED = share(rate(edsd("accepted_tokens_total")), rate(edsd("verified_tokens_total")))
 ESTIMATED, OBSERVED = (
     share(rate(edsd(f"{kind}_acceptances_total")), rate(edsd("judged_tokens_total"))) for kind in ("estimated", "observed")

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from vllm_edsd.bench.load import MODEL, Load
 from vllm_edsd.drafters.checkpoint import resolve, version
 from vllm_edsd.engine.server import serve
-from vllm_edsd.observability.catalog import COMMON, EXPERTS, METRICS, ROLLED_BACK
+from vllm_edsd.observability.catalog import COMMON, EXPERTS, METRICS, ROLLED_BACK, VALUES
 from vllm_edsd.prompts import Prompt
 
 pytestmark = pytest.mark.e2e
@@ -29,12 +29,12 @@ ABOUT = ("a fox", "the sea", "Rome", "bread", "a clock", "rain", "two brothers",
 
 
 def exported(server) -> dict[str, set]:
-    """Our families on /metrics, with the labels of each but the buckets'."""
-    return {
-        family.name: {frozenset(sample.labels) - {"le"} for sample in family.samples}
-        for family in text_string_to_metric_families(server.get("/metrics"))
-        if family.name.startswith("edsd:")
-    }
+    """Our families on /metrics, with the labels of each but the buckets'; no label says what the catalogue does not list."""
+    families = [one for one in text_string_to_metric_families(server.get("/metrics")) if one.name.startswith("edsd:")]
+    for family in families:
+        for sample in family.samples:
+            assert all(value in VALUES.get(label, (value,)) for label, value in sample.labels.items()), sample
+    return {family.name: {frozenset(sample.labels) - {"le"} for sample in family.samples} for family in families}
 
 
 def by_engine(page: str, name: str) -> Counter[str]:

@@ -51,7 +51,7 @@ PROMPTS = [
 # A week in seconds.
 SHORTER = {"5m": "8s", "15m": "15s", "30m": "60s", "1h": "15s", "6h": "90s", "1d": "3s", "1w": "30s"}
 # The servers are healthy by these, whatever the load.
-SILENT = {"EdsdNothingVerified", "EdsdWorkerMetricsMissing", "EdsdEngineMetricsMissing"}
+SILENT = {"EdsdNothingVerified", "EdsdWorkerMetricsMissing", "EdsdEngineMetricsMissing", "EdsdMetricsMissing"}
 PATIENCE = 150.0  # seconds
 
 

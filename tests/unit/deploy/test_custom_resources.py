@@ -66,6 +66,23 @@ def test_prometheus_rule(render, deploy):
     assert rule["spec"] == yaml.safe_load((deploy / "prometheus" / "edsd-rules.yaml").read_text())
 
 
+def test_what_the_cluster_must_have_is_told(render, deploy):
+    objects = render("multi-gpu")
+    (release,) = {one(objects, kind)["metadata"]["labels"]["release"] for kind in ("ServiceMonitor", "PrometheusRule")}
+    ingress = [source for rule in one(objects, "NetworkPolicy")["spec"]["ingress"] for source in rule["from"]]
+    (scraper,) = [source for source in ingress if set(source) == {"namespaceSelector", "podSelector"}]
+    (namespace,) = scraper["namespaceSelector"]["matchLabels"].values()
+    ((label, value),) = scraper["podSelector"]["matchLabels"].items()
+    (dashboard,) = [thing for thing in objects if "grafana_dashboard" in thing["metadata"].get("labels", {})]
+    (address,) = {trigger["metadata"]["serverAddress"] for trigger in one(objects, "ScaledObject")["spec"]["triggers"]}
+    assert address.endswith(f".{namespace}.svc:9090")
+    told = (deploy.parent / "docs" / "operations" / "deploy.md").read_text()
+    assert f"`release: {release}`" in told
+    assert f"`{namespace}`, labelled `{label}: {value}`" in told
+    assert f"in `{dashboard['metadata']['namespace']}`, labelled `grafana_dashboard: " in told
+    assert f"`{address}`" in told
+
+
 def test_ray_cluster(render, deploy):
     cluster = one(render("kuberay"), "RayCluster")
     spec = cluster["spec"]

@@ -15,6 +15,26 @@ BOARD = json.loads((FOLDER / "edsd.json").read_text())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 VARIABLES = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
+# What people look at first, by its shape.
+FIRST = {
+    ("Acceptance length", "stat"),
+    ("Acceptance length", "timeseries"),
+    ("Speed-up estimate", "stat"),
+    ("Speed-up estimate", "timeseries"),
+    ("Acceptance by position", "heatmap"),
+    ("Draft length", "timeseries"),
+    ("Verification saved", "timeseries"),
+    ("Guard", "state-timeline"),
+    ("Time to first token", "timeseries"),
+    ("Time between outputs", "timeseries"),
+    ("Time of a request", "timeseries"),
+    ("Drafted without the model", "timeseries"),
+}
+
+
+def selector(variable):
+    """The series that a variable takes a label's values from."""
+    return re.fullmatch(r"label_values\((.*), \w+\)", VARIABLES[variable]["query"])[1]
 
 
 def test_the_script_makes_what_is_committed(tmp_path):
@@ -31,17 +51,19 @@ def test_queries_name_metrics_that_exist(samples):
     assert not re.search(r"\b(edsd|vllm)[:_]\w*\{", text)
 
 
-@pytest.mark.parametrize("edsd, vllm", [("edsd:", "vllm:"), ("edsd_", "vllm_"), ("edsd:", "ray_vllm_")])
+# Through Ray's agent come vLLM's figures alone: then Grafana finds no prefix of ours.
+@pytest.mark.parametrize("edsd, vllm", [("edsd:", "vllm:"), ("edsd_", "vllm_"), ("edsd:", "ray_vllm_"), ("", "ray_vllm_")])
 def test_prometheus_reads_every_query(promtool, tmp_path, edsd, vllm):
+    queries = QUERIES + [selector(variable) for variable in ("model_name", "instance")]
     values = {"${edsd}": edsd, "${vllm}": vllm, "$__rate_interval": "1m", "$model_name": "m", "$instance": ".*"}
     rules = []
-    for number, query in enumerate(QUERIES):
+    for number, query in enumerate(queries):
         for variable, value in values.items():
             query = query.replace(variable, value)
         assert "$" not in query
         rules.append({"record": f"query:{number}", "expr": query})
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    assert f"{len(QUERIES)} rules found" in promtool("check", "rules", tmp_path / "rules.yaml")
+    assert f"{len(queries)} rules found" in promtool("check", "rules", tmp_path / "rules.yaml")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +81,24 @@ def test_a_spelling_is_found(name, prefix):
     matcher = re.search(r'__name__=~"(.*)"\}', variable["query"])[1]
     assert re.fullmatch(matcher, name)
     assert re.search(variable["regex"].strip("/"), name)[1] == prefix
+
+
+@pytest.mark.parametrize("variable", ["model_name", "instance"])
+@pytest.mark.parametrize(
+    "edsd, vllm, name",
+    [
+        ("edsd:", "vllm:", "edsd:heartbeat_timestamp_seconds"),
+        ("edsd_", "vllm_", "edsd_heartbeat_timestamp_seconds"),
+        ("", "ray_vllm_", "ray_vllm_num_requests_running"),
+    ],
+)
+def test_models_and_instances_are_found_by_ours_or_vllms(variable, edsd, vllm, name):
+    matcher = re.fullmatch(r'\{__name__=~"(.*)"\}', selector(variable))[1]
+    assert re.fullmatch(matcher.replace("${edsd}", edsd).replace("${vllm}", vllm), name)
+
+
+def test_the_panels_to_look_at_first_are_there():
+    assert {(panel["title"], panel["type"]) for panel in PANELS} >= FIRST
 
 
 def test_panels_explain_themselves_and_follow_the_variables():

@@ -4,16 +4,18 @@ import copy
 import os
 import re
 import shlex
+from pathlib import PurePosixPath
 
 import kubernetes_validate
 import pytest
+import yaml
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 import vllm_edsd
 from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.drafters.checkpoint import bundled
-from vllm_edsd.serving import from_environment, variable
+from vllm_edsd.serving import ADMIN_TOKEN, from_environment, variable
 
 VERSIONS = ("1.31", "1.34", "1.37")
 # Their schemas come with their operators; test_custom_resources.py has what is asserted of them.
@@ -201,15 +203,27 @@ def test_options_are_vllms_and_ours(overlay, pods, monkeypatch):
     assert (given.port, given.shutdown_timeout) == (container["ports"][0]["containerPort"], 60)
 
 
-def test_components_fit_the_base(deploy, kustomize, pods, tmp_path):
-    """A drafter from a volume, which no overlay uses."""
+@pytest.mark.parametrize("below", ["base", "overlays/cpu-trial"])
+def test_components_fit_the_base(below, deploy, kustomize, pods, tmp_path):
+    """Those that no overlay uses, all at once: a drafter from a volume, JSON logs, another drafter without a restart."""
     folder = tmp_path / "overlay"
     folder.mkdir()
     kubernetes = "../" * len(folder.resolve().parts[1:]) + str((deploy / "kubernetes").resolve())[1:]
-    (folder / "kustomization.yaml").write_text(
-        f"namespace: edsd\nresources: [{kubernetes}/base]\ncomponents: [{kubernetes}/components/drafter-volume]\n"
-    )
-    (pod,) = pods(kustomize(folder))
-    kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
+    components = [f"{kubernetes}/components/{name}" for name in ("drafter-volume", "json-logs", "admin")]
+    kustomization = {"namespace": "edsd", "resources": [f"{kubernetes}/{below}"], "components": components}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    objects = kustomize(folder)
+    (pod,) = pods(objects)
+    for version in VERSIONS:
+        kubernetes_validate.validate(pod, version, strict=True)
     (container,) = pod["spec"]["containers"]
     assert {"name": "drafters", "mountPath": "/drafters", "readOnly": True} in container["volumeMounts"]
+    environment = {setting["name"]: setting for setting in container["env"]}
+    assert environment[ADMIN_TOKEN]["valueFrom"] == {"secretKeyRef": {"name": "edsd-admin-token", "key": "token"}}
+    # The ConfigMap's name carries a hash of the content, and the volume follows it.
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    name = volumes["logging"]["configMap"]["name"]
+    (logging,) = [one for one in of(objects, "ConfigMap") if one["metadata"]["name"] == name]
+    path = PurePosixPath(environment["VLLM_LOGGING_CONFIG_PATH"]["value"])
+    assert {"name": "logging", "mountPath": str(path.parent), "readOnly": True} in container["volumeMounts"]
+    assert logging["data"] == {path.name: (deploy / "logging" / "json.json").read_text()}

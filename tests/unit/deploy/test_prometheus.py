@@ -1,13 +1,16 @@
 """The rules by Prometheus's own tool: what fires each alert, and what must not."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
+PAGES = ROOT / "docs" / "operations"
 RULES = ROOT / "deploy" / "prometheus" / "edsd-rules.yaml"
+COMMAND = re.compile(r"^    (sed .* deploy/prometheus/edsd-rules\.yaml) > rules\.yaml$", re.MULTILINE)
 CASES = Path(__file__).parent / "edsd-rules.test.yaml"
 ALL = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 ALERTS = {rule["alert"]: rule for rule in ALL if "alert" in rule}
@@ -43,7 +46,19 @@ def test_an_alert_says_what_it_is_and_has_a_page(alert):
     assert page.stem == alert
     text = page.read_text()
     assert text.startswith(f"# {alert}\n")
-    assert f"runbooks/{alert}.md" in (ROOT / "docs" / "operations" / "alert.md").read_text()
+    assert f"runbooks/{alert}.md" in (PAGES / "alert.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "page, new, old", [("watch.md", "edsd_policy_info", "edsd:"), ("alert.md", "runbook_url: https:", "runbook:")]
+)
+def test_rules_that_a_page_makes_of_ours_are_valid(page, new, old, promtool, tmp_path):
+    """For another spelling of the metrics, and with whole addresses of the runbooks."""
+    (command,) = COMMAND.findall((PAGES / page).read_text())
+    rules = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert new in rules and old not in rules
+    (tmp_path / "rules.yaml").write_text(rules)
+    assert f"{len(ALL)} rules found" in promtool("check", "rules", tmp_path / "rules.yaml")
 
 
 def test_rules_name_metrics_that_exist_and_record_none_in_vain(samples):
@@ -52,5 +67,5 @@ def test_rules_name_metrics_that_exist_and_record_none_in_vain(samples):
     used = set(re.findall(r"\b(?:model|instance|size):\w+:\w+", text))
     assert used <= set(RECORDED)
     # What no rule needs is for operators, who are told.
-    told = (ROOT / "docs" / "operations" / "metrics.md").read_text()
+    told = (PAGES / "metrics.md").read_text()
     assert all(f"`{name}`" in told for name in set(RECORDED) - used)
