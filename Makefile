@@ -17,6 +17,8 @@ $(READY): requirements/cpu.txt requirements/vllm-name/pyproject.toml pyproject.t
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned CPU stack (about 2 GB) ..."
 	$(PIP) install --no-deps --progress-bar on $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements/cpu.txt
+	@$(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' 2>/dev/null || { rm -rf $(VENV); \
+		echo "pip chose a build of torch for CUDA; again with TORCH_INDEX=https://download.pytorch.org/whl/cpu $(MAKECMDGOALS)"; exit 2; }
 	$(PIP) install --no-deps --no-build-isolation ./requirements/vllm-name
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
