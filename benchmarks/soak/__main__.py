@@ -44,6 +44,7 @@ ARGUMENTS = (
     # too small for some moments.
     *("--max-num-batched-tokens", "256", "--max-num-seqs", "16", "--kv-cache-memory-bytes", str(1 << 27)),
     *("--shutdown-timeout", str(DRAIN_SECONDS), "--edsd", DRAFTER, "--edsd.policy", "soak"),
+    *("--edsd.beside", "lookup"),
 )
 
 

@@ -59,4 +59,4 @@ def test_drafted_answers_are_identical_and_measured(target, prompts, tmp_path):
     assert rows["none"]["speedup"] == 1.0
     assert result["environment"]["prompts"]["file"] == "prompts.jsonl"
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert "edsd fixed:3, concurrency 1: accepted by position" in done.output
+    assert "edsd evict:3, concurrency 1: accepted by position" in done.output
