@@ -33,25 +33,22 @@ class Beside(Wrapper):
         self.changed = False  # the last step drafted the other way
 
     def beside(self, requests: Sequence[str], chances: Sequence[Sequence[float]], context: int) -> np.ndarray | None:
-        before, self.offered = self.offered, self._better(requests, chances, context)
-        self.changed = (before is None) != (self.offered is None)
-        if self.offered is None:
-            return None
-        load = Load(len(requests), context, 0, 0)
-        return leading(self.offered.values >= budget(self.offered.values, load, self.cost)[0])
-
-    def _better(self, requests: Sequence[str], chances: Sequence[Sequence[float]], context: int) -> Survival | None:
-        """These drafts, if verifying them beats what the policy does."""
+        before, self.offered, counts = self.offered, None, None
         pace = self.paces.setdefault(len(requests).bit_length(), Pace(COLD))
-        width = max(map(len, chances), default=0)
-        if not width or pace.steps < ENOUGH:
-            return None
-        top = np.full((len(requests), width), np.nan)  # beyond the end of a draft nothing can be verified
+        if any(map(len, chances)) and pace.steps >= ENOUGH:
+            offered = self._survival(requests, chances, context)
+            least, rate = budget(offered.update(), Load(len(requests), context, 0, 0), self.cost)
+            # Decoding plainly is the guard's to choose: there must be something to verify.
+            if least <= 1 and rate * pace.seconds_per_token() > 1:
+                self.offered, counts = offered, leading(offered.values >= least)
+        self.changed = (before is None) != (self.offered is None)
+        return counts
+
+    def _survival(self, requests: Sequence[str], chances: Sequence[Sequence[float]], context: int) -> Survival:
+        top = np.full((len(requests), max(map(len, chances))), np.nan)  # beyond a draft's end nothing can be verified
         for row, known in zip(top, chances, strict=True):
             row[: len(known)] = known
-        offered = Survival(self.estimator, Drafting(requests, top, np.zeros_like(top), context))
-        rate = budget(offered.update(), Load(len(requests), context, 0, 0), self.cost)[1]
-        return offered if rate * pace.seconds_per_token() > 1 else None
+        return Survival(self.estimator, Drafting(requests, top, np.zeros_like(top), context))
 
     def observe(self, verdicts: Sequence[Verdict]) -> None:
         if self.offered is None:

@@ -87,6 +87,14 @@ def test_takes_what_pays_and_no_more(world):
     assert world.step([], 0) is None
 
 
+def test_leaves_plain_decoding_to_the_guard():
+    """Even where a step without any draft would be faster than the policy is."""
+    dear = World(Beside(Steady(), CostModel(np.array(TRUTH) * [1, 1, 20, 10, 1, 1])))
+    for _ in range(12):
+        dear.policy.timed(Step(1, 100, 4, 3, 1.6, 6.0))
+    assert dear.policy.beside(["a"], [[0.01] * 4], 100) is None
+
+
 def test_learns_that_it_was_wrong(world):
     for _ in range(12):
         world.step([], 0)
