@@ -33,9 +33,12 @@ TINY = {
 
 
 def pytest_configure() -> None:
-    """One thread for each process where pytest runs several: vLLM would bind all of them to the same cores."""
+    """One thread for each process where pytest runs several: vLLM would bind all of them to the same cores.
+
+    Ray's workers are no nicer than the tests beside them, which would leave them next to nothing.
+    """
     if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "RAY_worker_niceness": "0"}
         torch.set_num_threads(1)
 
 

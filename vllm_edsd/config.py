@@ -12,6 +12,7 @@ from vllm_edsd.errors import UserError
 from vllm_edsd.policy.registry import names
 
 NOTHING = "none"  # for `beside`
+MOST_TOKENS = 128  # vLLM's rejection sampler asserts at most so many draft tokens for a request
 # Pydantic's kinds of error about a number, with what is then wanted besides its bounds.
 NUMBERS = {"int": "a whole number", "float": "a number", "finite": "a finite number", "greater": "", "less": ""}
 BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
@@ -32,9 +33,11 @@ class ServeConfig(BaseModel):
         default=None,
         description="how far to draft: a policy by name; by default evict on vLLM's CPU backend and fixed elsewhere",
     )
-    # vLLM's rejection sampler asserts at most 128 draft tokens for a request.
     num_tokens: int | None = Field(
-        default=None, ge=1, le=128, description="draft tokens per step (K), at most; by default 2 with policy fixed, else 8"
+        default=None,
+        ge=1,
+        le=MOST_TOKENS,
+        description="draft tokens per step (K), at most; by default 2 with policy fixed, else 8",
     )
     draft_sample_method: Literal["greedy", "probabilistic"] = Field(
         default="greedy",

@@ -21,7 +21,7 @@ from random import Random
 import openai
 from checks import Check, flat, json_lines, quiet
 from drain import drain
-from faults import guarded, named, warm_up
+from faults import guarded, largest, named, warm_up
 from mix import ANOTHER, MODEL, SHARES, MismatchError, Mix
 from policy import install
 from references import references
@@ -126,6 +126,7 @@ async def soak(server: Server, found: list, options: argparse.Namespace) -> tupl
         mix = Mix(client, found)
         load = Soak(server, mix, options.concurrency, options.seed)
         checks = [await warm_up(mix, options.concurrency), await named(server, mix), await guarded(server, mix)]
+        await largest(mix, options.concurrency)
         with Watch(server) as watch:
             await load.run(60 * options.minutes)
         times, sizes = zip(*((sample.seconds, sum(sample.mebibytes.values())) for sample in watch.samples), strict=True)

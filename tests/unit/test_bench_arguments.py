@@ -98,7 +98,9 @@ def test_an_unknown_proposer_lists_the_known():
         parse_policy("evict+tri", 6)
 
 
-@pytest.mark.parametrize("given", ["fixed:", "fixed:0", "fixed:-1", "fixed:x", "fixed:2.5", "fixed:3:4", "fixed:\u00b2"])
+@pytest.mark.parametrize(
+    "given", ["fixed:", "fixed:0", "fixed:-1", "fixed:x", "fixed:2.5", "fixed:3:4", "fixed:129", "fixed:\u00b2"]
+)
 def test_a_policy_in_another_form_is_refused(given):
     with pytest.raises(UserError, match=f"--policies {given!r} is not NAME or NAME:K"):
         parse_policy(given, 5)

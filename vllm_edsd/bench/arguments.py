@@ -12,7 +12,6 @@ from pathlib import Path
 from vllm_edsd.errors import UserError
 
 ARMS = ("none", "ngram", "suffix", "eagle3", "edsd")
-MOST_TOKENS = 128  # vLLM's rejection sampler takes no more draft tokens of a request
 # Bytes of an element.
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 

@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from vllm_edsd.bench.arguments import ARMS
-from vllm_edsd.config import NOTHING
+from vllm_edsd.config import MOST_TOKENS, NOTHING
 from vllm_edsd.drafters.checkpoint import check, resolve
 from vllm_edsd.drafters.registry import names as proposers
 from vllm_edsd.drafters.target import TargetShape
@@ -79,8 +79,8 @@ def parse_policy(given: str, num_tokens: int) -> tuple[str, tuple[str, ...]]:
     """
     head, plus, beside = given.partition("+")
     kind, separator, length = head.partition(":")
-    if separator and not (length.isdecimal() and int(length) >= 1):
-        raise UserError(f"--policies {given!r} is not NAME or NAME:K with K of 1 or more, as in fixed:3")
+    if separator and not (length.isdecimal() and 1 <= int(length) <= MOST_TOKENS):
+        raise UserError(f"--policies {given!r} is not NAME or NAME:K with K of 1 to {MOST_TOKENS}, as in fixed:3")
     if kind not in names():
         raise UserError(f"--policies: unknown policy {kind!r}; known: {', '.join(names())}")
     if plus and beside not in (known := [*proposers(), NOTHING]):

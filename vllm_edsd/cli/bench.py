@@ -35,8 +35,9 @@ def bench(
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="Start servers faster, without compiling.")] = False,
 ) -> None:
     """Measure speed, acceptance length, latency and identity of answers, arm by arm. Status 1 if a request failed."""
-    from vllm_edsd.bench.arguments import MOST_TOKENS, check_dtype, check_range, parse_drafters, sort_out, split
+    from vllm_edsd.bench.arguments import check_dtype, check_range, parse_drafters, sort_out, split
     from vllm_edsd.bench.report import check_place, label, positions, table, write
+    from vllm_edsd.config import MOST_TOKENS
     from vllm_edsd.prompts import read_prompts
 
     lists = sort_out(target or [], arms or ["none,edsd"], concurrency or ["1"])

@@ -12,17 +12,17 @@ from safetensors.torch import save_file
 
 from vllm_edsd import __version__
 from vllm_edsd.drafters.config import DrafterConfig
-from vllm_edsd.drafters.factory import MAPS
+from vllm_edsd.drafters.factory import shapes
 from vllm_edsd.files import atomic
 
 
 def export(config: DrafterConfig, state: dict[str, torch.Tensor], out: Path, provenance: dict[str, Any]) -> None:
     """Writes directory `out`, whole or not at all; a draft vocabulary that is the target's needs no map."""
-    mapped = config.draft_vocab_size != config.vocab_size
+    exported = shapes(config)
     weights = {
         name: tensor.to(torch.bfloat16).contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
-        if mapped or name not in MAPS
+        if name in exported
     }
     with atomic(out) as partial:
         partial.mkdir()
