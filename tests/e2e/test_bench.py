@@ -33,6 +33,7 @@ def test_drafted_answers_are_identical_and_measured(target, prompts, tmp_path):
         "none",
         "edsd",
         "eagle3",
+        "ngram",
         "--prompts",
         str(prompts),
         "--dtype",
@@ -43,7 +44,7 @@ def test_drafted_answers_are_identical_and_measured(target, prompts, tmp_path):
     assert done.exit_code == 0
     result = json.loads(out.read_text())
     rows = {row["arm"]: row for row in result["arms"]}
-    assert list(rows) == ["none", "edsd", "eagle3"]
+    assert list(rows) == ["none", "edsd", "eagle3", "ngram"]
     for row in rows.values():
         assert (row["concurrency"], row["requests"], row["failed_requests"]) == (1, len(QUESTIONS), 0)
         assert row["identical_share"] == 1.0

@@ -87,11 +87,11 @@ def allowed(how):
 
 # Ways of one row share an engine, which takes longest to start.
 COUNTS = (
-    {"stock": 10_000},
+    {"stock": 20_000},
     {"edsd": 20_000},
     {"greedy": 20_000},
-    {"standard": 100_000, "own": 10_000},
-    {"block": 100_000, "own-block": 10_000, "grammar": 20_000, "grammar-drawn": 10_000},
+    {"standard": 100_000, "own": 20_000},
+    {"block": 100_000, "own-block": 20_000, "grammar": 20_000, "grammar-drawn": 20_000},
 )
 
 
