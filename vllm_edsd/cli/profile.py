@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vllm_edsd.config import MOST_TOKENS
+
 
 def profile(
     target: Annotated[str, typer.Argument(help="Directory of the target's Hugging Face checkpoint, with a chat template.")],
@@ -13,7 +15,7 @@ def profile(
     out: Annotated[Path, typer.Option(help="Profile to write, for `vllm serve --edsd.profile`.")],
     prompts: Annotated[Path | None, typer.Option(help="Prompt file.  [default: the demo's prompts]")] = None,
     concurrency: Annotated[str, typer.Option(help="Requests open at a time.")] = "1,4,16",
-    num_tokens: Annotated[int, typer.Option(min=1, max=128, help="Draft tokens per step (K), at most.")] = 8,
+    num_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Draft tokens per step (K), at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=8, help="Most tokens of an answer.")] = 192,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="As the server will be started.")] = False,
