@@ -1,6 +1,7 @@
-"""Trains every arm of arms.yaml with every seed and judges them: python benchmarks/ablation/run.py OUT RESULT.json
+"""Trains every arm of a plan with every seed and judges them: python benchmarks/ablation/run.py OUT RESULT.json
 
-A run that is in OUT is not made again. Seed by seed, so that the arms meet alike noise in what they are timed by.
+--arms PLAN takes another plan than arms.yaml. A run that is in OUT is not made again. Seed by seed, so that the arms meet
+alike noise in what they are timed by.
 """
 
 import json
@@ -28,11 +29,12 @@ from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.trainer import Progress as Step
 from vllm_edsd.training.trainer import Trainer
 
+ARMS = Path(__file__).with_name("arms.yaml")
 Job = tuple[str, dict[str, Any], Path, int]  # arm, recipe, export, threads
 
 
-def main(out: Path, result: Path, seeds: int = 3, workers: int = 2) -> None:
-    plan = yaml.safe_load(Path(__file__).with_name("arms.yaml").read_text())
+def main(out: Path, result: Path, arms: Path = ARMS, seeds: int = 3, workers: int = 2) -> None:
+    plan = yaml.safe_load(arms.read_text())
     threads = max(torch.get_num_threads() // workers, 1)
     jobs = list(jobs_of(plan, out, seeds, threads))
     missing = [job for job in jobs if not record(job[2]).exists()]
@@ -95,14 +97,14 @@ def train(job: Job) -> str:
 def judge(plan: dict[str, Any], out: Path, name: str, places: list[Path]) -> list[float]:
     """Acceptance lengths of exported drafters along the target's answers to one file of prompts."""
     file, limit = plan["prompts"][name]
-    target = Path(plan["base"]["target"])
+    target, answers = Path(plan["base"]["target"]), out / f"answers-{name}.safetensors"
     with Progress() as progress:
         prompts = tuple(read_prompts(Path(file), limit))
-        progress.total = len(prompts)
+        progress.total = len(prompts) * (1 if answers.exists() else 2)
         run = Run(
             EvalOptions(target=target, prompts=prompts, **plan["judged"]), folders(list(map(str, places)), target), progress
         )
-        counts = run.counts(run.answers(path=out / f"answers-{name}.safetensors"))
+        counts = run.counts(run.answers(path=answers))
     return [float(lengths(counts[str(place)].sum(0))) for place in places]
 
 

@@ -12,7 +12,6 @@ from watch import by_label, metrics
 from vllm_edsd.engine.server import Server
 
 ROUNDS = 8  # answers until the guard must have noticed
-LARGEST = 2  # rounds of the largest batches
 WRITTEN = 2.0  # seconds until what happened is on /metrics
 
 
@@ -23,15 +22,6 @@ async def warm_up(mix: Mix, concurrency: int) -> Check:
     pairs = zip(answers, asked, strict=True)
     right = [choice.message.content == one.text(most) for (choice,), (one, most) in pairs]
     return Check("first answers are right", all(right), f"{sum(right)} of {len(right)}")
-
-
-async def largest(mix: Mix, concurrency: int) -> None:
-    """Steps with as many drafts as there can be, by lookup, sampled in every way: an allocator keeps what they took."""
-    (copied,) = [one for one in mix.references if one.question.startswith("Repeat")]
-    kinds = ({"temperature": 0}, {"temperature": 0.1}, {"temperature": 0.1, "top_p": 0.9}, {"temperature": 1, "top_k": 1})
-    for _ in range(LARGEST):
-        bodies = [{"ignore_eos": True, **kinds[number % len(kinds)]} for number in range(concurrency)]
-        await asyncio.gather(*(mix.ask(copied, max_tokens=2 * MOST, extra_body=body) for body in bodies))
 
 
 async def named(server: Server, mix: Mix) -> Check:
