@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from vllm_edsd.engine.cpu import cpu_environment
 from vllm_edsd.targets import default_target
 from vllm_edsd.training.samples import Sample, write_shard
 
@@ -33,10 +34,12 @@ TINY = {
 
 
 def pytest_configure() -> None:
-    """One thread for each process where pytest runs several: vLLM would bind all of them to the same cores.
+    """Preloads for the engines that tests start, as our commands have them, and one thread for each process where pytest
+    runs several: vLLM would bind all of them to the same cores.
 
     Ray's workers are no nicer than the tests beside them, which would leave them next to nothing.
     """
+    os.environ |= cpu_environment(os.environ)
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "RAY_worker_niceness": "0"}
         torch.set_num_threads(1)

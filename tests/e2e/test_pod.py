@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Alone: it has the pod's cores, whatever pytest gave this process, and the pod's seconds to end.
-pytestmark = [pytest.mark.e2e, pytest.mark.alone]
+# Roomy: it has the pod's cores, whatever pytest gave this process, and the pod's seconds to end.
+pytestmark = [pytest.mark.e2e, pytest.mark.roomy]
 
 # $1 is where layers and volumes lie, $2 the checkout, $3 the target; what follows is the command.
 POD = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.alone]
+pytestmark = [pytest.mark.e2e, pytest.mark.roomy]
 
 SOAK = Path(__file__).parents[2] / "benchmarks" / "soak"
 

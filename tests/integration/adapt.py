@@ -94,7 +94,7 @@ def main(target: str, drafter: str, out: str) -> None:
     prompts = [
         start[: length // 2] + [words.randrange(200, 9000) for _ in range(length - length // 2)] for length in LENGTHS
     ]
-    params = [SamplingParams(temperature=0, max_tokens=16 + 5 * n, ignore_eos=True, detokenize=False) for n in range(12)]
+    params = [SamplingParams(temperature=0, max_tokens=12 + 4 * n, ignore_eos=True, detokenize=False) for n in range(12)]
 
     def answers() -> list[list[int]]:
         given = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]

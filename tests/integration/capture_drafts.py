@@ -1,7 +1,7 @@
-"""Runs one prompt through vLLM in this process and saves what the drafter said: python capture_drafts.py TARGET DRAFTER OUT.
+"""Runs one prompt through vLLM in this process and saves what the drafter said: python capture_drafts.py TARGET FOLDER...
 
-In float32, greedy; writes the tokens, the target's captured states and, for every step, the position it drafts from, its
-drafts and their logits.
+With FOLDER/drafter, in float32, greedy; writes to FOLDER/said the tokens, the target's captured states and, for every
+step, the position it drafts from, its drafts and their logits.
 """
 
 import inspect
@@ -17,7 +17,12 @@ from safetensors.torch import save_file
 STEPS = 4
 
 
-def main(target: str, drafter: str, out: str) -> None:
+def main(target: str, *folders: str) -> None:
+    for folder in folders:
+        capture(target, f"{folder}/drafter", f"{folder}/said")
+
+
+def capture(target: str, drafter: str, out: str) -> None:
     from vllm import LLM, SamplingParams, TokensPrompt
 
     speculative = {"method": "eagle3", "model": drafter, "num_speculative_tokens": STEPS}
@@ -27,7 +32,7 @@ def main(target: str, drafter: str, out: str) -> None:
         max_model_len=256,
         enforce_eager=True,
         skip_tokenizer_init=True,
-        kv_cache_memory_bytes=1 << 30,
+        kv_cache_memory_bytes=1 << 26,
         max_num_batched_tokens=256,
         speculative_config=speculative,
     )

@@ -1,7 +1,8 @@
-"""Greedy answers with a model-free proposer, or none: python propose.py TARGET PROPOSER|none OUT.
+"""Greedy answers with model-free proposers, and with none: python propose.py TARGET OUT PROPOSER...
 
-The engine is made to do what could upset drafts of changing length: prompts read in chunks, requests that come and go, one
-that grows to the longest text, a KV cache too small for all of them (preemption), and prompts whose beginnings are cached.
+Each, "none" among them, has an engine and a file in OUT. The engine is made to do what could upset drafts of changing
+length: prompts read in chunks, requests that come and go, one that grows to the longest text, a KV cache too small for all
+of them (preemption), and prompts whose beginnings are cached.
 """
 
 import json
@@ -16,7 +17,13 @@ K, LONGEST = 4, 192
 LENGTHS = (3, 1, 40, 17, 90, 64, 33, 128)
 
 
-def main(target: str, proposer: str, out: str) -> None:
+def main(target: str, out: str, *proposers: str) -> None:
+    for proposer in proposers:
+        (Path(out) / f"{proposer}.json").write_text(json.dumps(answered(target, proposer)))
+
+
+def answered(target: str, proposer: str) -> dict:
+    """Answers of one engine, and its counters."""
     from vllm import LLM, SamplingParams, TokensPrompt
 
     import vllm_edsd
@@ -53,7 +60,7 @@ def main(target: str, proposer: str, out: str) -> None:
     given = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
     answers = [list(answer.outputs[0].token_ids) for _ in range(3) for answer in llm.generate(given, params, use_tqdm=False)]
     counts = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
-    Path(out).write_text(json.dumps({"answers": answers, "counts": counts}))
+    return {"answers": answers, "counts": counts}
 
 
 if __name__ == "__main__":

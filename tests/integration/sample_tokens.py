@@ -1,6 +1,7 @@
 """Samples short answers with speculation and saves them: python sample_tokens.py TARGET DRAFTER OUT HOW=COUNT...
 
-Each HOW gets a file in OUT; those of one call share an engine, so their options must be the same:
+Each HOW gets a file in OUT. Neighbours with the same options share an engine; `stock` must be the first, since `options`
+mends what it is there to show:
 
 edsd, stock         through `vllm_edsd.options`, and through vLLM's own configuration alone
 standard, block     sampled drafts, cut at lengths thrown with a die; verified token by token, and as a block; among the
@@ -27,7 +28,7 @@ from safetensors.torch import save_file
 from vllm_edsd.policy.base import DraftPolicy
 
 EACH = 1000  # answers to a request, which is cheaper than as many requests
-LENGTH, TEMPERATURE = 4, 0.7
+LENGTH, TEMPERATURE = 3, 0.7
 EVEN = list(range(0, 128, 2))
 PROMPT = [5, 17, 99, 42, 64, 23]
 SAMPLED = {"draft_sample_method": "probabilistic", "num_tokens": 3, "policy": "fixed"}
@@ -51,12 +52,16 @@ class Die(DraftPolicy):
         super().__init__(max_tokens)
         self.random = random.Random(3)
         self.besides = 0  # tokens offered by a model-free proposer and taken up
+        self.accepted = 0  # drafted tokens
 
     def beside(self, requests, chances, context):
         if self.random.random() < 0.6:
             return None
         self.besides += sum(map(len, chances))
         return np.array([self.random.randint(0, len(each)) for each in chances])
+
+    def observe(self, verdicts):
+        self.accepted += sum(verdict.accepted for verdict in verdicts)
 
     def start(self, requests):
         return self.random.random() < 0.9
@@ -115,13 +120,18 @@ def cut_by_grammar(core, drawn):
 
 
 def main(target: str, drafter: str, out: str, *wanted: str) -> None:
+    hows = [(how, int(count)) for how, count in (each.split("=") for each in wanted)]
+    for _, alike in itertools.groupby(hows, lambda each: OPTIONS[each[0]]):
+        sample(target, drafter, out, dict(alike))
+
+
+def sample(target: str, drafter: str, out: str, hows: dict[str, int]) -> None:
+    """The answers of one engine."""
     from vllm import LLM, SamplingParams, TokensPrompt
 
     import vllm_edsd
 
-    hows = dict(how.split("=") for how in wanted)
-    first, *others = hows
-    assert all(OPTIONS[how] == OPTIONS[first] for how in others)
+    first = next(iter(hows))
     speculative = {"speculative_config": {"method": "eagle3", "model": drafter, "num_speculative_tokens": 2}}
     llm = LLM(
         target,
@@ -131,16 +141,12 @@ def main(target: str, drafter: str, out: str, *wanted: str) -> None:
         max_num_batched_tokens=2048,
         enforce_eager=True,
         skip_tokenizer_init=True,
-        kv_cache_memory_bytes=1 << 30,
-        disable_log_stats=False,
+        kv_cache_memory_bytes=1 << 26,
         seed=11,
         **(speculative if first == "stock" else vllm_edsd.options(drafter, **OPTIONS[first])),
     )
     core = llm.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
-
-    def accepted() -> int:
-        return sum(metric.value for metric in llm.get_metrics() if metric.name == "vllm:spec_decode_num_accepted_tokens")
 
     for how, count in hows.items():
         params = SamplingParams(n=EACH, temperature=TEMPERATURE, max_tokens=LENGTH, ignore_eos=True, detokenize=False)
@@ -149,15 +155,16 @@ def main(target: str, drafter: str, out: str, *wanted: str) -> None:
                 runner.drafter.policy = Everything(3)
                 patches.enter_context(cut_by_grammar(core, how == "grammar-drawn"))
                 params.allowed_token_ids = EVEN
+                params.max_tokens += 1  # or hardly a draft would be accepted
             elif how.startswith("own"):
                 runner.drafter.policy = Everything(3)
                 patches.enter_context(cut_by_own_probability(runner.drafter))
             elif how not in ("edsd", "stock"):
                 runner.drafter.policy = Die(3)
-            before = accepted()
-            answers = llm.generate([TokensPrompt(prompt_token_ids=PROMPT)] * (int(count) // EACH), params, use_tqdm=False)
-        told = {"accepted": str(accepted() - before), "sampler": type(runner.rejection_sampler).__name__}
-        told["besides"] = str(getattr(getattr(runner.drafter, "policy", None), "besides", 0))
+            answers = llm.generate([TokensPrompt(prompt_token_ids=PROMPT)] * (count // EACH), params, use_tqdm=False)
+        policy = getattr(runner.drafter, "policy", None)
+        told = {"sampler": type(runner.rejection_sampler).__name__}
+        told |= {name: str(getattr(policy, name, 0)) for name in ("accepted", "besides")}
         tokens = torch.tensor([each.token_ids for answer in answers for each in answer.outputs])
         save_file({"answers": tokens}, f"{out}/{how}", told)
 

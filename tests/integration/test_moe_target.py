@@ -13,6 +13,7 @@ from vllm_edsd.experts.routed import routed_layers
 from vllm_edsd.targets import make_target
 
 SCRIPT = Path(__file__).with_name("moe_logprobs.py")
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.2}
 TEXT = (
     "Bread rises because yeast eats the sugars in the dough and gives off carbon dioxide. The gas is caught in a net of "
     "gluten, which forms when flour and water are kneaded, and the dough grows. In the oven the bubbles expand once more "
@@ -56,12 +57,18 @@ def test_it_speaks_nearly_as_well_as_the_dense_target_and_needs_its_experts(moe,
     assert (cut - whole).exp() > 1.15
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.2)])
-def test_vllm_and_transformers_agree(moe, tokens, tmp_path, dtype, tolerance):
-    (tmp_path / "tokens.json").write_text(json.dumps(tokens))
-    command = [sys.executable, SCRIPT, moe, dtype, tmp_path / "tokens.json", tmp_path / "out.json"]
-    subprocess.run(command, check=True, timeout=300)
-    found = torch.tensor(json.loads((tmp_path / "out.json").read_text()))
+@pytest.fixture(scope="module")
+def served(moe, tokens, tmp_path_factory) -> Path:
+    """What vLLM says to the text in each dtype."""
+    folder = tmp_path_factory.mktemp("logprobs")
+    (folder / "tokens.json").write_text(json.dumps(tokens))
+    subprocess.run([sys.executable, SCRIPT, moe, folder, *TOLERANCES], check=True, timeout=300)
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES.items())
+def test_vllm_and_transformers_agree(moe, tokens, served, dtype, tolerance):
+    found = torch.tensor(json.loads((served / f"{dtype}.json").read_text()))
     expected = logprobs(load(moe, getattr(torch, dtype)), tokens)
     gaps = found - expected
     assert gaps.abs().mean() < tolerance

@@ -23,26 +23,33 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS, scope="module")
-def captured(request, tiny_target, tmp_path_factory):
-    """(checkpoint of a random drafter, what vLLM's copy of it said)."""
-    folder = tmp_path_factory.mktemp(request.param)
-    layers, served = KINDS[request.param]
-    torch.manual_seed(2)
+@pytest.fixture(scope="module")
+def folder(tiny_target, tmp_path_factory):
+    """A random drafter of each kind, and what vLLM's copy of it said."""
+    folder = tmp_path_factory.mktemp("parity")
     target = TargetEnds.read(tiny_target)
-    config = DrafterConfig.of_target(target.config, "tiny-target", request.param, layers, 50)
-    drafter = factory.build(config, torch.randperm(128)[:50].sort().values)
-    for parameter in drafter.parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-        else:
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    export(config, drafter.state_dict(), folder / "drafter", {})
-    command = [sys.executable, str(CAPTURE), str(tiny_target), str(folder / "drafter"), str(folder / "said")]
-    result = subprocess.run(command, capture_output=True, text=True)
+    for kind, (layers, _) in KINDS.items():
+        torch.manual_seed(2)
+        config = DrafterConfig.of_target(target.config, "tiny-target", kind, layers, 50)
+        drafter = factory.build(config, torch.randperm(128)[:50].sort().values)
+        for parameter in drafter.parameters():
+            if parameter.dim() == 2:
+                torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+            else:
+                torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        export(config, drafter.state_dict(), folder / kind / "drafter", {})
+    command = [sys.executable, CAPTURE, tiny_target, *(folder / kind for kind in KINDS)]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(params=KINDS)
+def captured(request, folder):
+    """(checkpoint of a random drafter, what vLLM's copy of it said)."""
+    folder = folder / request.param
     with safe_open(folder / "said", "pt") as file:
-        assert served in file.metadata()["model"]
+        assert KINDS[request.param][1] in file.metadata()["model"]
         return folder / "drafter", {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 

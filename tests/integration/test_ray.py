@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.alone
-
 SCRIPT = Path(__file__).with_name("ranks.py")
 
 
