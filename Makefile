@@ -32,7 +32,7 @@ tools:  ## Prometheus from Debian, as root, where it is missing; without it the 
 	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; }
 
 test: $(READY)  ## every test, through a real server too
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not roomy" tests/integration tests/e2e
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not roomy" tests/e2e tests/integration
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "roomy or not e2e" tests/e2e tests/unit tests/property
 
 soak: $(READY)  ## 15 minutes of good, bad and broken-off requests to a real server; MINUTES and JSON change that
