@@ -1,6 +1,6 @@
 """Times the kernels on a GPU against naive torch and torch.compile: python benchmarks/kernels.py [--json PATH]
 
-Every arm must agree with the naive reference before anything is timed. A time is the median over rounds, in which the arms
+Every arm must agree with the naive reference before its kernel is timed. A time is the median over rounds, in which the arms
 take turns, of a CUDA graph's replay with a cold cache, so that launches from Python do not count. GB/s and TFLOP/s are of
 the least an implementation could read, write and multiply; their share is of a copy's bandwidth and a bfloat16 product's
 rate measured in the same run. Memory is the peak of one call beyond its arguments.
@@ -32,15 +32,21 @@ def call(function: Callable, arguments: tuple) -> list[torch.Tensor]:
     return result + (list(torch.autograd.grad(result[0], wanted, torch.ones_like(result[0]))) if wanted else [])
 
 
-def check(case: Case, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
-    """Ends the program where floats are too far off, or too large a share of integers differs."""
+class WrongError(Exception):
+    """An arm does not compute what the naive reference does."""
+
+
+def check(case: Case, arm: str, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
+    """Raises WrongError where floats are too far off, or too large a share of integers differs."""
     for one, other in zip(found, wanted, strict=True):
         if one.is_floating_point():
             distance = (one - other).double().norm() / other.double().norm().clamp(min=1e-30)
         else:
             distance = (one != other).double().mean()
         if not distance <= case.tolerance:  # NaN is too far off, too
-            sys.exit(f"{case.name}: off by {distance:.1e}, {case.tolerance:.1e} is allowed; nothing more was timed")
+            raise WrongError(
+                f"{case.name}: {arm} is off by {distance:.1e}, {case.tolerance:.1e} is allowed; it was not timed"
+            )
 
 
 def median(arms: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -90,7 +96,7 @@ def measure(case: Case, rate: dict[str, float]) -> list[dict]:
     functions = {"naive": case.naive, "compile": torch.compile(case.naive, dynamic=False), "triton": case.fused}
     wanted = call(case.naive, case.arguments)
     for name in ("triton", "compile"):
-        check(case, call(functions[name], case.arguments), wanted)
+        check(case, name, call(functions[name], case.arguments), wanted)
     del wanted
     arms = {name: functools.partial(call, function, case.arguments) for name, function in functions.items()}
     memory = {name: peak(arm) for name, arm in arms.items()}
@@ -131,13 +137,19 @@ def main() -> None:
     versions = {"torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda}
     result = {"device": torch.cuda.get_device_name(), "versions": versions, "rates": rates(), "rows": []}
     print(json.dumps({key: result[key] for key in ("device", "versions", "rates")}))
+    wrong = []
     for case in cases("cuda"):
-        result["rows"] += measure(case, result["rates"])
-        print(f"{case.name}: measured", file=sys.stderr)
+        try:
+            result["rows"] += measure(case, result["rates"])
+            print(f"{case.name}: measured", file=sys.stderr)
+        except WrongError as error:
+            wrong.append(str(error))
+        if options.json:
+            with atomic(options.json) as beside:
+                beside.write_text(json.dumps(result, indent=2))
     print(table(result["rows"]))
-    if options.json:
-        with atomic(options.json) as beside:
-            beside.write_text(json.dumps(result, indent=2))
+    if wrong:
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

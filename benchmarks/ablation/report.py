@@ -98,7 +98,14 @@ def draw(arms: dict[str, Runs], sets: list[str], path: Path) -> None:
     for number, name in enumerate(sets):
         lengths = [[run["acceptance_length"][name] for run in runs] for runs in arms.values()]
         places = numpy.arange(len(arms)) + 0.2 * (number - (len(sets) - 1) / 2)
-        left.errorbar(numpy.mean(lengths, 1), places, xerr=[half(each) for each in lengths], fmt="o", capsize=2, label=name)
+        left.errorbar(
+            [numpy.mean(each) for each in lengths],
+            places,
+            xerr=[half(each) for each in lengths],
+            fmt="o",
+            capsize=2,
+            label=name,
+        )
     left.set_yticks(range(len(arms)), list(arms))
     left.invert_yaxis()
     left.set_xlabel("acceptance length, mean over seeds, 95%")

@@ -39,7 +39,7 @@ def main(out: Path, result: Path, arms: Path = ARMS, seeds: int = 3, workers: in
     jobs = list(jobs_of(plan, out, seeds, threads))
     missing = [job for job in jobs if not record(job[2]).exists()]
     os.environ |= cpu_environment(os.environ)  # for the runs: an allocator loads only with a process
-    if missing:
+    if missing and "features" in plan["base"]:
         # Here alone, so that no two runs collect the hidden states at once.
         Trainer(Recipe(**missing[0][1]), out / "first", print, lambda *_: None)
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:

@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as progress
 
+from vllm_edsd.attention import without_plans
 from vllm_edsd.errors import UserError
 from vllm_edsd.evaluation.answers import Answer, Question
 from vllm_edsd.prompts import Prompt
 from vllm_edsd.scoring.distributions import probabilities, race
 from vllm_edsd.training.target import TargetEnds
 
-TOGETHER = 8  # prompts answered at a time
+TOGETHER = {"cpu": 8, "cuda": 128}  # prompts answered at a time
 
 
 class Target:
@@ -25,6 +26,7 @@ class Target:
 
     def __init__(self, path: Path, dtype: torch.dtype, device: torch.device):
         self.path, self.device = Path(path), device
+        without_plans()
         self.embedding = TargetEnds.read(path).embedding.to(device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
         if not self.tokenizer.chat_template:
@@ -71,8 +73,9 @@ class Target:
                 )
         order = sorted(range(len(questions)), key=lambda place: len(questions[place].tokens))
         found: dict[int, Answer] = {}
-        for begin in range(0, len(order), TOGETHER):
-            places = order[begin : begin + TOGETHER]
+        size = TOGETHER[self.device.type]
+        for begin in range(0, len(order), size):
+            places = order[begin : begin + size]
             batch = [questions[place] for place in places]
             streams = [_stream(seed, question, self.device) for question in batch]
             written: list[list[int]] = [[] for _ in batch]

@@ -111,7 +111,7 @@ def collate(items: Sequence[Indexed], states: Sequence[Mapping[str, torch.Tensor
         if not inputs:
             inputs["hidden"] = part["hidden"].new_zeros(count, length, part["hidden"].shape[-1])
             inputs["final"] = part["final"].new_zeros(count, chains, part["final"].shape[-1])
-            inputs["argmax"] = torch.zeros(count, chains, dtype=torch.long)
+            inputs["argmax"] = part["argmax"].new_zeros(count, chains, dtype=torch.long)
         inputs["hidden"][row, length - size :] = part["hidden"][:-1]
         following[row, length - size :] = tokens[1:]
         positions[row, length - size :] = torch.arange(size)

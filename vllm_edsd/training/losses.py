@@ -12,12 +12,12 @@ With p the target's distribution and q the drafter's, both on the draft vocabula
 kl's gradient, tv and hybrid are those of `kernels/soft_ce.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-ROWS = 256  # rows of logits alive at once: 256 x 8192 float32 stays in a CPU's cache
+ROWS = {"cpu": 256, "cuda": 8192}  # rows of logits alive at once: a CPU's cache, a GPU's matrix units
 LEAST = 1e-30  # what ln p takes a probability of 0 for, which bfloat16 can hold
 
 # (logits [r, V], wanted [r, V] or [r]) to the block's loss and its gradient in the logits
@@ -89,6 +89,12 @@ LOSSES = {
 }
 
 
+def blocks(rows: torch.Tensor) -> Iterator[slice]:
+    """The rows of a tensor, as many at a time as logits may be alive for."""
+    size = ROWS[rows.device.type]
+    return (slice(begin, begin + size) for begin in range(0, len(rows), size))
+
+
 class _HeadLoss(torch.autograd.Function):
     """Computes the gradients in the forward pass, block by block, where the logits are at hand anyway."""
 
@@ -100,8 +106,7 @@ class _HeadLoss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight)
         loss = hidden.new_zeros((), dtype=exact)
         guesses = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
-        for begin in range(0, len(hidden), ROWS):
-            rows = slice(begin, begin + ROWS)
+        for rows in blocks(hidden):
             logits = (hidden[rows] @ head.T).to(exact)
             guesses[rows] = logits.argmax(-1)
             part = wanted[rows]

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from vllm_edsd.training.batches import Indexed
+from vllm_edsd.training.losses import blocks
 from vllm_edsd.training.samples import Sample
 
-CHUNK_TOKENS = 4096
+CHUNK_TOKENS = {"cpu": 4096, "cuda": 32_768}  # run through at once, padding counted
 
 
 class Online:
@@ -38,24 +39,34 @@ class Online:
         """The place of each of `samples` and what the target thinks of it, those of like length together."""
         places = sorted(range(len(samples)), key=lambda place: len(samples[place].tokens))
         while places:
-            taken = _take(places, samples)
+            taken = _take(places, samples, CHUNK_TOKENS[self.device.type])
             rows = torch.zeros(len(taken), len(samples[taken[0]].tokens), dtype=torch.long)
             for row, place in zip(rows, taken, strict=True):
                 row[: len(samples[place].tokens)] = samples[place].tokens
             # Right padding under a causal mask cannot reach the tokens before it: no attention mask is needed.
             result = self.model.model(rows.to(self.device), output_hidden_states=True, use_cache=False)
             hidden = torch.stack([result.hidden_states[layer] for layer in self.layers], dim=2)
+            final = result.last_hidden_state
+            argmax = self._greedy(final, [(samples[place].answer, len(samples[place].tokens)) for place in taken])
             for row, place in enumerate(taken):
-                size, answer = len(samples[place].tokens), samples[place].answer
-                final = result.last_hidden_state[row, :size]
-                argmax = torch.full((size,), -1, dtype=torch.int32, device=self.device)
-                argmax[answer:] = self.model.lm_head(final[answer:]).argmax(-1)
-                yield place, {"hidden": hidden[row, :size], "final": final, "argmax": argmax}
+                size = len(samples[place].tokens)
+                yield place, {"hidden": hidden[row, :size], "final": final[row, :size], "argmax": argmax[row, :size]}
+
+    def _greedy(self, final: torch.Tensor, answers: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """int32 [B, L]: the head's first choices at states [B, L, H] in each row's answer, a begin and an end; else -1."""
+        places = torch.arange(final.shape[1], device=self.device)
+        begins, ends = torch.tensor(answers, device=self.device).T[..., None]
+        wanted = (begins <= places) & (places < ends)
+        states = final[wanted]
+        chosen = [self.model.lm_head(states[rows]).argmax(-1) for rows in blocks(states)]
+        argmax = torch.full(wanted.shape, -1, dtype=torch.int32, device=self.device)
+        argmax[wanted] = torch.cat(chosen).int()
+        return argmax
 
 
-def _take(places: list[int], samples: Sequence[Sample]) -> list[int]:
-    """The longest of `places`, which are sorted by length, that fit one batch, padding counted; one at least."""
+def _take(places: list[int], samples: Sequence[Sample], most: int) -> list[int]:
+    """The longest of `places`, which are sorted by length, that fit `most` tokens, padding counted; one at least."""
     taken = [places.pop()]
-    while places and len(samples[taken[0]].tokens) * (len(taken) + 1) <= CHUNK_TOKENS:
+    while places and len(samples[taken[0]].tokens) * (len(taken) + 1) <= most:
         taken.append(places.pop())
     return taken

@@ -8,7 +8,7 @@ import torch
 
 from vllm_edsd.drafters.core import Drafter
 from vllm_edsd.training.batches import Batch, Indexed
-from vllm_edsd.training.losses import LOSSES, ROWS, head_loss
+from vllm_edsd.training.losses import LOSSES, blocks, head_loss
 from vllm_edsd.training.unroll import shift, unroll
 
 
@@ -60,8 +60,7 @@ def draft_targets(head: torch.Tensor, final: torch.Tensor, whole: bool = True) -
     """
     target = torch.empty(len(final), len(head), dtype=final.dtype, device=final.device) if whole else None
     entropy = torch.empty(len(final), device=final.device)
-    for begin in range(0, len(final), ROWS):
-        rows = slice(begin, begin + ROWS)
+    for rows in blocks(final):
         logs = (final[rows] @ head.T).float().log_softmax(-1)
         chances = logs.exp()
         if target is not None:

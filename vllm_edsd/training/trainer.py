@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vllm_edsd.attention import without_plans
 from vllm_edsd.drafters.checkpoint import check, resolve, version
 from vllm_edsd.drafters.config import DrafterConfig
 from vllm_edsd.drafters.core import Drafter
@@ -74,6 +75,7 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[recipe.precision]
+        without_plans()
         self.target = TargetEnds.read(recipe.target).to(self.device)
         _check_layers(recipe, self.target.config.num_hidden_layers)
         samples = read_samples(recipe.data)

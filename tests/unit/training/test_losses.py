@@ -31,7 +31,7 @@ def inputs(rows, loss, dtype=torch.float64):
     return hidden, weight, wanted
 
 
-@pytest.mark.parametrize("rows", [1, 7, ROWS, 2 * ROWS + 3])
+@pytest.mark.parametrize("rows", [1, 7, ROWS["cpu"], 2 * ROWS["cpu"] + 3])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_equals_the_naive_loss_and_its_gradients(loss, rows):
     hidden, weight, wanted = inputs(rows, loss)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from vllm_edsd.training.batches import index
 from vllm_edsd.training.features import collect
-from vllm_edsd.training.online import Online
+from vllm_edsd.training.online import CHUNK_TOKENS, Online
 from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.samples import read_samples
 from vllm_edsd.training.trainer import Trainer
@@ -51,7 +51,7 @@ def test_nothing_is_written(tiny_recipe, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 40])
 def test_long_and_many_samples_are_taken_in_parts(tiny_target, tiny_data, count, monkeypatch):
-    monkeypatch.setattr("vllm_edsd.training.online.CHUNK_TOKENS", 64)
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 64)
     samples = (read_samples(tiny_data) * 2)[:count]
     places = [place for place, _ in Online(tiny_target, (1,), CPU).states(samples)]
     assert sorted(places) == list(range(count))
