@@ -11,11 +11,13 @@ from vllm_edsd.errors import UserError
 FORMAT = 1
 ARCHITECTURES = {
     "edsd": "Eagle3EdsdModel",
+    "edsd-normed": "Eagle3EdsdModel",
     "eagle3": "LlamaForCausalLMEagle3",
     "eagle3.1": "LlamaForCausalLMEagle3",
 }
 # What tells vLLM's class of a kind from the same class of another.
-SWITCHES: dict[str, dict[str, Any]] = {"eagle3.1": {"fc_norm": True, "norm_output": True}}
+NORMED = {"fc_norm": True, "norm_output": True}
+SWITCHES: dict[str, dict[str, Any]] = {"edsd-normed": NORMED, "eagle3.1": NORMED}
 # Where config.json has what does not stand at its top under its own name.
 PLACES = {
     "drafter": ("edsd", "drafter"),

@@ -9,12 +9,13 @@ from safetensors.torch import load_file
 from vllm_edsd.drafters.config import DrafterConfig
 from vllm_edsd.drafters.core import Drafter, DraftLayer
 from vllm_edsd.drafters.eagle3.core import Eagle3Layer
-from vllm_edsd.drafters.eagle3.normed import NormedDrafter
 from vllm_edsd.drafters.edsd.core import EdsdLayer
+from vllm_edsd.drafters.normed import NormedDrafter
 from vllm_edsd.errors import UserError
 
 KINDS: dict[str, tuple[type[Drafter], type[DraftLayer]]] = {
     "edsd": (Drafter, EdsdLayer),
+    "edsd-normed": (NormedDrafter, EdsdLayer),
     "eagle3": (Drafter, Eagle3Layer),
     "eagle3.1": (NormedDrafter, Eagle3Layer),
 }

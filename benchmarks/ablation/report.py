@@ -56,12 +56,13 @@ def pairs(runs: Runs, reference: Runs) -> list[tuple[dict[str, Any], dict[str, A
 
 
 def half(values: list[float]) -> float:
-    """Half of the 95% interval of the mean over seeds, by Student's t."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    """Half of the 95% interval of the mean over seeds, by Student's t; one seed has none."""
+    return float("nan") if len(values) < 2 else float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def interval(values: list[float], form: str = "{:.2f}", unit: str = "") -> str:
-    return form.format(numpy.mean(values)) + f" ± {form.replace('+', '').format(half(values))}{unit}"
+    spread = f" ± {form.replace('+', '').format(half(values))}" if len(values) > 1 else ""
+    return form.format(numpy.mean(values)) + spread + unit
 
 
 def reached(runs: Runs, reference: Runs) -> str:

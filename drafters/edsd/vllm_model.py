@@ -67,7 +67,6 @@ class EdsdModel(nn.Module):
 
     use_aux_hidden_state = True
     norm_before_fc = False
-    fc_norm = None
     hf_to_vllm_mapper = LlamaModel.hf_to_vllm_mapper
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", start_layer_id: int = 0):
@@ -90,6 +89,15 @@ class EdsdModel(nn.Module):
             prefix=maybe_prefix(prefix, "fc"),
             return_bias=False,
         )
+        # Both as vLLM's EAGLE-3 has them (EAGLE-3.1's norms).
+        self.fc_norm = None
+        if getattr(self.config, "fc_norm", False):
+            norms = (
+                RMSNorm(self.config.target_hidden_size, eps=self.config.rms_norm_eps)
+                for _ in range(self.num_aux_hidden_states)
+            )
+            self.fc_norm = nn.ModuleList(norms)
+        self.norm_output = getattr(self.config, "norm_output", False)
         self.norm = RMSNorm(hidden, eps=self.config.rms_norm_eps)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -106,7 +114,8 @@ class EdsdModel(nn.Module):
         if input_embeds is None:
             input_embeds = self.embed_input_ids(input_ids)
         hidden_states, residual = self.layers[0](positions, input_embeds, hidden_states)
-        return self.norm(hidden_states, residual)
+        normed, state = self.norm(hidden_states, residual)
+        return normed, normed if self.norm_output else state
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)

@@ -18,6 +18,7 @@ from vllm_edsd.training.target import TargetEnds
 CAPTURE = Path(__file__).with_name("capture_drafts.py")
 KINDS = {
     "edsd": ((2, 3), "Eagle3EdsdModel"),
+    "edsd-normed": ((2, 3), "Eagle3EdsdModel"),
     "eagle3": ((1, 2, 3), "Eagle3LlamaForCausalLM"),
     "eagle3.1": ((1, 2, 3), "Eagle3LlamaForCausalLM"),
 }

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from vllm_edsd.drafters.core import Drafter
-from vllm_edsd.drafters.eagle3.normed import NormedDrafter
+from vllm_edsd.drafters.normed import NormedDrafter
 
 
 def feature_scale(hidden: torch.Tensor, firsts: torch.Tensor) -> torch.Tensor:

@@ -28,5 +28,5 @@ def test_export_and_load_agree(drafter, size, tiny_target, tmp_path):
 
 def test_unknown_drafter(tiny_target):
     shape = config(tiny_target, "eagle9", 50)
-    with pytest.raises(UserError, match=r"unknown drafter 'eagle9'; known: edsd, eagle3, eagle3\.1"):
+    with pytest.raises(UserError, match=r"unknown drafter 'eagle9'; known: edsd, edsd-normed, eagle3, eagle3\.1"):
         factory.build(shape, torch.arange(50))

@@ -12,9 +12,9 @@ def quiet(*_):
     pass
 
 
-@pytest.fixture(params=["edsd", "eagle3", "eagle3.1"])
+@pytest.fixture(params=["edsd", "edsd-normed", "eagle3", "eagle3.1"])
 def trainer(request, tiny_recipe, tmp_path):
-    layers = [2, 3] if request.param == "edsd" else [1, 2, 3]
+    layers = [2, 3] if request.param.startswith("edsd") else [1, 2, 3]
     return Trainer(Recipe(**tiny_recipe | {"drafter": request.param, "layers": layers}), tmp_path / "out", quiet, quiet)
 
 

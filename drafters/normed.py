@@ -1,7 +1,8 @@
-"""EAGLE-3.1's drafter: an RMSNorm on each captured state before fc, and the normed state fed back to the next step.
+"""EAGLE-3.1's norms: an RMSNorm on each captured state before fc, and the normed state fed back to the next step.
 
-Both keep what one step adds to the state from growing over the draft ("attention drift", arXiv 2605.09992). vLLM's stock
-class serves it: `fc_norm` and `norm_output` in config.json.
+Both keep what one step adds to the state from growing over the draft ("attention drift", arXiv 2605.09992). Around
+EAGLE-3's layer vLLM's stock class serves them, around EDSD's [ours] `edsd/vllm_model.py`: `fc_norm` and `norm_output` in
+config.json.
 """
 
 import torch
