@@ -39,7 +39,7 @@ class Decoder:
         self.heats = torch.zeros(rows, 1, device=self.device)
         self.written = torch.zeros(STEPS, rows, dtype=torch.int32, device=self.device)
         self.every = torch.arange(rows, device=self.device)
-        self.graphs: dict[int, Callable[[], None]] = {}
+        self.graphs: dict[tuple[int, bool], Callable[[], None]] = {}
         self.drawn = False
         torch.manual_seed(seed)
         without_plans()
@@ -109,10 +109,11 @@ class Decoder:
                 self._step(span)
                 self.written[step] = self.tokens
             return
-        if span not in self.graphs:
-            self.graphs[span] = self._captured(span)
+        kind = span, self.drawn
+        if kind not in self.graphs:
+            self.graphs[kind] = self._captured(span)
         for step in range(STEPS):
-            self.graphs[span]()
+            self.graphs[kind]()
             self.written[step] = self.tokens
 
     def _captured(self, span: int) -> Callable[[], None]:

@@ -148,7 +148,7 @@ def test_a_resumed_run_masks_as_the_whole_one(curriculum, tiny_recipe, tmp_path)
 
 
 def test_unknown_names_in_a_recipe_list_the_known(tiny_recipe):
-    with pytest.raises(UserError, match=r"'drafter' .* cannot be 'eagle9': .*known: edsd, eagle3, eagle3\.1"):
+    with pytest.raises(UserError, match=r"'drafter' .* cannot be 'eagle9': .*known: edsd, edsd-normed, eagle3, eagle3\.1"):
         validate(Recipe, tiny_recipe | {"drafter": "eagle9"}, "recipe.yaml")
     with pytest.raises(UserError, match=r"'loss' .* cannot be 'l2': .*known: kl, reverse_kl, tv, hybrid, ce, ce_text"):
         validate(Recipe, tiny_recipe | {"loss": "l2"}, "recipe.yaml")
