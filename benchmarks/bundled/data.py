@@ -18,12 +18,11 @@ from vllm_edsd.bench.progress import Progress
 from vllm_edsd.prompts import distinct, read_prompts
 from vllm_edsd.training.belonging import fingerprint
 from vllm_edsd.training.samples import Sample, write_shard
-from vllm_edsd.training.self_prompts import self_prompts
+from vllm_edsd.training.self_prompts import self_prompts, user_turn
 
 LONGEST_PROMPT, LONGEST_ANSWER, LONGEST_TURN = 512, 256, 128  # tokens
 CLASSES = (128, 256, LONGEST_PROMPT)  # prompts are answered beside those of like length
 SHARD = 1024  # samples
-MARK = "%user%"  # any text that no template contains
 
 
 def main(
@@ -62,9 +61,7 @@ def main(
 
 
 def _own(model: Any, tokenizer: Any, count: int, rows: int, seed: int, progress: Progress) -> list[list[dict[str, str]]]:
-    marked = tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False)
-    start = tokenizer.encode(marked[: marked.index(MARK)], add_special_tokens=False)
-    turns = _decoded(model, [start] * count, [1.0] * count, LONGEST_TURN, rows, seed, progress)
+    turns = _decoded(model, [user_turn(tokenizer)] * count, [1.0] * count, LONGEST_TURN, rows, seed, progress)
     texts = tokenizer.batch_decode([turn for turn in turns if len(turn) < LONGEST_TURN], skip_special_tokens=True)
     return [prompt.messages() for prompt in self_prompts(texts, "own")]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vllm_edsd.kv_cache import token_bytes
+from vllm_edsd.training.self_prompts import user_turn
 
-MARK = "%user%"  # any text that no template contains
 SEQUENCES = 160  # answered at a time: on CPU more brings nothing
 
 
@@ -42,9 +42,7 @@ class OfflineTarget:
 
     def user_turn(self) -> list[int]:
         """The tokens of a chat up to where the user's first turn begins."""
-        marked = self.tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False)
-        assert isinstance(marked, str)
-        return self.tokenizer.encode(marked[: marked.index(MARK)], add_special_tokens=False)
+        return user_turn(self.tokenizer)
 
     def decode(self, tokens: list[int]) -> str:
         """Answer tokens to text, without special tokens."""

@@ -2,13 +2,22 @@
 2406.08464). Its own prompts cover what it was tuned on, which no public prompt set does."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from vllm_edsd.prompts import Prompt, normalised
 
 SHORTEST, LONGEST = 3, 300  # words
 READABLE = 0.9  # of the characters are ASCII letters, digits, spaces or common punctuation
 REPEATED = 0.5  # of the words at least are different ones
+MARK = "%user%"  # any text that no template contains
 PUNCTUATION = frozenset(".,;:!?'\"()[]{}-+*/=<>#%&$@_\n\t ")
+
+
+def user_turn(tokenizer: Any) -> list[int]:
+    """The tokens of a chat, by the tokenizer's template, up to where the user's first turn begins."""
+    marked = tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False)
+    assert isinstance(marked, str)
+    return tokenizer.encode(marked[: marked.index(MARK)], add_special_tokens=False)
 
 
 def worth_asking(text: str) -> bool:
