@@ -1,4 +1,4 @@
-"""The bundled drafters' training data on one GPU without vLLM: python benchmarks/bundled/data.py TARGET --prompts P --out D
+"""Training data of the bundled target on one GPU without vLLM: python benchmarks/bundled/data.py TARGET --prompts P --out D
 
 The target answers the prompts at each of --temperature, and greedily prompts of its own making (self_prompts.py). What is
 written is what `vllm-edsd regen` writes.
