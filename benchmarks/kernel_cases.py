@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from vllm_edsd.kernels import block_verify, budget, draft_stats, edfuse, head_soft_ce, soft_ce
+from vllm_edsd.kernels import block_verify, budget, draft_stats, head_soft_ce, soft_ce
 
 
 @dataclasses.dataclass
@@ -21,9 +21,7 @@ class Case:
     tolerance: float = 0.0  # relative distance of floats, share of differing integers
 
 
-def cases(
-    device: str, rows: int = 4096, draft: int = 32000, full: int = 151936, hidden: int = 4096, width: int = 14336
-) -> Iterator[Case]:
+def cases(device: str, rows: int = 4096, draft: int = 32000, full: int = 151936, hidden: int = 4096) -> Iterator[Case]:
     def rand(*shape: int, dtype: torch.dtype = torch.bfloat16, grad: bool = False) -> torch.Tensor:
         return torch.randn(*shape, device=device, dtype=dtype).requires_grad_(grad)
 
@@ -39,13 +37,6 @@ def cases(
     flops = 3 * 2 * 4 * rows * hidden * draft * 1e-12
     name = f"head_soft_ce kl {4 * rows} x {hidden} x {draft}"
     yield Case(name, head_soft_ce.head_soft_ce, head_soft_ce.naive, x, teraflops=flops, tolerance=2e-2)
-    for n, grad in ((64, False), (rows, True)):
-        shapes = ((width, hidden), (width, hidden), (hidden, width))
-        weights = [(rand(*shape) * shape[1] ** -0.5).requires_grad_(grad) for shape in shapes]
-        x = (rand(n, hidden, grad=grad), rand(n, hidden), rand(hidden, grad=grad), *weights, 1e-6)
-        flops = (3 if grad else 1) * 3 * 2 * n * hidden * width * 1e-12
-        name = f"edfuse {'both passes' if grad else 'forward'} {n} x {hidden} x {width}"
-        yield Case(name, edfuse.edfuse, edfuse.naive, x, 3 * hidden * width * 2e-9, flops, tolerance=2e-2)
     x = (torch.rand(256, 8, device=device), torch.full((256,), 8, device=device, dtype=torch.int32), 512)
     yield Case("budget 256 x 8", budget.budget, budget.naive, x)
     for method in block_verify.METHODS:

@@ -45,13 +45,16 @@ def main(out: Path, result: Path, arms: Path = ARMS, seeds: int = 3, workers: in
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:
         for number, name in enumerate(pool.imap_unordered(train, missing, chunksize=1), 1):
             print(f"{name}: {number} of {len(missing)} runs", flush=True)
-    runs = [{"arm": arm, "seed": recipe["seed"], **json.loads(record(place).read_text())} for arm, recipe, place, _ in jobs]
-    judged = {name: judge(plan, out, name, [job[2] for job in jobs]) for name in plan["prompts"]}
-    for number, run in enumerate(runs):
-        run["acceptance_length"] = {name: found[number] for name, found in judged.items()}
+    runs: list[dict[str, Any]] = [
+        {"arm": arm, "seed": recipe["seed"], **json.loads(record(place).read_text())} for arm, recipe, place, _ in jobs
+    ]
     found = {**environment(), "command": " ".join(["python", *sys.argv]), "plan": plan, "workers": workers, "runs": runs}
-    with atomic(result) as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
+    for name in plan["prompts"]:
+        judged = judge(plan, out, name, [job[2] for job in jobs])
+        for run, length in zip(runs, judged, strict=True):
+            run.setdefault("acceptance_length", {})[name] = length
+        with atomic(result) as partial:  # after each set of prompts: what was judged is not lost with what was not
+            partial.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def jobs_of(plan: dict[str, Any], out: Path, seeds: int, threads: int) -> Iterator[Job]:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from vllm_edsd.drafters.core import Drafter
+from vllm_edsd.kernels import soft_ce
+from vllm_edsd.kernels.dispatch import use_triton
+from vllm_edsd.kernels.draft_stats import draft_stats
+from vllm_edsd.kernels.head_soft_ce import head_soft_ce
 from vllm_edsd.training.batches import Batch, Indexed
 from vllm_edsd.training.losses import LOSSES, blocks, head_loss
 from vllm_edsd.training.unroll import shift, unroll
@@ -16,14 +20,16 @@ from vllm_edsd.training.unroll import shift, unroll
 class Prepared:
     """Samples to train on and what their chains are compared with.
 
-    `known` bool [B, Lq]: chains whose token is in the draft vocabulary, R in all, row by row. For each of them `target` is a
-    distribution [R, V] or a draft id [R], and `entropy` [R] the target's, in nats.
+    `known` bool [B, Lq]: chains whose token is in the draft vocabulary, R in all, row by row. For each of them `target` is
+    a distribution [R, V], its logits where `fused` (which the kernels read), or a draft id [R], and `entropy` [R] the
+    target's, in nats.
     """
 
     batch: Batch
     known: torch.Tensor
     target: torch.Tensor
     entropy: torch.Tensor
+    fused: bool = False
 
     def entropies(self) -> list[torch.Tensor]:
         """Those of each sample."""
@@ -69,6 +75,16 @@ def draft_targets(head: torch.Tensor, final: torch.Tensor, whole: bool = True) -
     return target, entropy
 
 
+def draft_logits(head: torch.Tensor, final: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `draft_targets`, but logits, which `kernels/` make distributions of as they read them."""
+    target = torch.empty(len(final), len(head), dtype=final.dtype, device=final.device)
+    entropy = torch.empty(len(final), device=final.device)
+    for rows in blocks(final):
+        target[rows] = final[rows] @ head.T
+        entropy[rows] = draft_stats(target[rows]).entropy
+    return target, entropy
+
+
 def prepare(drafter: Drafter, head: torch.Tensor, batch: Batch, loss: str = "kl") -> Prepared:
     """What `batch` is compared with under `loss`; `head` holds the target's rows of the draft vocabulary.
 
@@ -77,6 +93,8 @@ def prepare(drafter: Drafter, head: torch.Tensor, batch: Batch, loss: str = "kl"
     wanted = LOSSES[loss].wanted
     tokens = shift(batch.following[:, -batch.valid.shape[1] :], 1) if wanted == "text" else batch.argmax
     known = batch.valid & drafter.t2d[tokens]
+    if loss in soft_ce.LOSSES and use_triton(batch.final):
+        return Prepared(batch, known, *draft_logits(head, batch.final[known]), fused=True)
     target, entropy = draft_targets(head, batch.final[known], wanted == "distribution")
     if target is None:
         target = torch.searchsorted(drafter.draft_ids, tokens[known])
@@ -112,11 +130,17 @@ def training_loss(
         for step, state in enumerate(unroll(drafter, embedding, batch, rows)):
             count = len(state)
             mask = shift(keep[:count], step)
-            target = prepared.target[shift(place[:count], step)[mask]]
+            wanted = shift(place[:count], step)[mask]
+            target = prepared.target[wanted]
             hidden = drafter.norm(state[mask]).to(dtype)
             with torch.autocast(device, enabled=False):
                 scale = decay**step / positions[step]
-                part, guesses = head_loss(hidden, drafter.lm_head.weight, target, scale, loss)
+                if prepared.fused:
+                    part, guesses = head_soft_ce(hidden, drafter.lm_head.weight, target, scale, loss=loss)
+                    if loss == "kl":  # which the kernel gives less the target's entropy
+                        part = part + prepared.entropy[wanted].sum() * scale
+                else:
+                    part, guesses = head_loss(hidden, drafter.lm_head.weight, target, scale, loss)
             total = total + part
             right[step] = (drafter.draft_ids[guesses] == shift(batch.argmax[:count], step)[mask]).sum()
             compared[step] = len(guesses)

@@ -31,14 +31,6 @@ def test_soft_ce(compiled):
     assert {"_forward", "_backward"} <= set(built) and max(built.values()) < SHARED_MEMORY
 
 
-def test_edfuse(compiled):
-    shapes = ((5, 4096), (5, 4096), (4096,), (64, 4096), (64, 4096), (4096, 64))
-    inputs = [torch.randn(shape, dtype=torch.bfloat16).requires_grad_(place != 1) for place, shape in enumerate(shapes)]
-    built = compiled("edfuse", *inputs, upstream=torch.ones(5, 4096, dtype=torch.bfloat16))
-    assert {"_norm_forward", "_norm_backward", "_gate_forward", "_gate_backward"} <= set(built)
-    assert max(built.values()) < SHARED_MEMORY
-
-
 def test_budget(compiled):
     for requests, positions, tokens in ((1, 1, 1), (1024, 16, 100)):
         lengths = torch.full((requests,), positions, dtype=torch.int32)

@@ -13,7 +13,7 @@ sys.modules["triton"] = None
 import os
 os.environ["TRITON_INTERPRET"] = "1"
 import torch
-from vllm_edsd.kernels import block_verify, budget, draft_stats, edfuse, head_soft_ce, soft_ce
+from vllm_edsd.kernels import block_verify, budget, draft_stats, head_soft_ce, soft_ce
 print(int(draft_stats.draft_stats(torch.eye(3))[0].sum()))
 """
 

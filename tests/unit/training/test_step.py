@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from vllm_edsd.kernels import soft_ce
 from vllm_edsd.training.losses import LOSSES, head_loss
 from vllm_edsd.training.recipe import Recipe
 from vllm_edsd.training.step import positions, prepare, training_loss
@@ -40,3 +41,24 @@ def test_every_loss_compares_a_chain_with_what_the_target_says_there(loss, tiny_
                 hidden = drafter.norm(states[step][row, here - step])[None]
                 expected += 0.8**step / count * head_loss(hidden, drafter.lm_head.weight, wanted, 1.0, loss)[0].detach()
     torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", soft_ce.LOSSES)
+def test_the_kernels_path_is_the_same_step(loss, tiny_recipe, tmp_path, monkeypatch):
+    """Their naive references here: that these are what Triton computes is tests/unit/kernels' to show."""
+    trainer = Trainer(Recipe(**tiny_recipe), tmp_path / "out", quiet, quiet)
+    drafter, items = trainer.drafter, trainer.batches[0][:3]
+    batch, rows, found = trainer._load(items), [3, 2], []
+    for fused in (False, True):
+        monkeypatch.setattr("vllm_edsd.training.step.use_triton", lambda *_, fused=fused: fused)
+        prepared = prepare(drafter, trainer.head, batch, loss)
+        assert prepared.fused == fused
+        kept = prepared.entropy < prepared.entropy.median()
+        args = (prepared, kept, rows, positions(items, rows), 0.8, torch.float32, loss)
+        result = training_loss(drafter, trainer.target.embedding, *args)
+        drafter.zero_grad()
+        result.loss.backward()
+        gradients = [parameter.grad.clone() for parameter in drafter.parameters() if parameter.grad is not None]
+        found.append([result.loss.detach(), result.right, result.compared, prepared.entropy, *gradients])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
