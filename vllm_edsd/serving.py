@@ -17,7 +17,7 @@ BESIDE = "lookup"  # what stands beside a drafter under that policy
 EXPERTS_WORKER = "vllm_edsd.engine.experts_worker.ExpertsCPUWorker"
 WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
 CUSTOM_CLASS = "vllm_edsd.engine.custom_proposer.CustomProposer"
-# The bundled drafters gain at 2 and not at 5 where the length is fixed (docs/results/first-light.md).
+# A fixed length must do for many requests at a time as well, where longer ones lose (docs/results/scoring.md).
 DEFAULT_TOKENS = {False: 2, True: 8}
 ADMIN = "vllm_edsd.engine.admin.Admin"
 ADMIN_TOKEN = "EDSD_ADMIN_TOKEN"
