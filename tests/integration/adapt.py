@@ -119,6 +119,7 @@ def main(target: str, drafter: str, out: str) -> None:
         result |= {key: after[key] - before.get(key, 0) for key in after if "spec_decode" in key or "preempt" in key}
         results[name] = result
     drafts = {}
+    longer = SamplingParams(temperature=0, max_tokens=150, ignore_eos=True, detokenize=False)
     makers |= {"late": lambda most: Chaos(most, on=False)}
     for name in ("fixed", "chaos", "copies", "late", "chaos-control", "late-control"):
         llm.reset_prefix_cache()
@@ -127,7 +128,7 @@ def main(target: str, drafter: str, out: str) -> None:
             runner.drafter.backlog.add = lambda *_: None
         if name == "late-control":
             proposer.reading = unread
-        drafts[name] = recorded(runner, lambda: llm.generate([TokensPrompt(prompt_token_ids=start)], params[-1]))
+        drafts[name] = recorded(runner, lambda: llm.generate([TokensPrompt(prompt_token_ids=start)], longer))
     Path(out).write_text(json.dumps({"results": results, "drafts": drafts}))
 
 

@@ -57,16 +57,15 @@ def differences(steady, other):
 # Within an answer, and from the prompt on; with how many drafts there must at least be to compare.
 PAUSES = {"chaos": 20, "copies": 5, "late": 5}
 CONTROLLED = ("chaos", "late")
-ALIKE = 1e-3  # the most that rounding may change a probability
 
 
 @pytest.mark.parametrize("pause", PAUSES)
 def test_after_a_pause_the_drafter_drafts_as_if_it_had_read_along(found, pause):
     caught_up = list(differences(found["drafts"]["fixed"], found["drafts"][pause]))
-    assert len(caught_up) > PAUSES[pause] and max(caught_up) < ALIKE
+    assert len(caught_up) > PAUSES[pause] and max(caught_up) < 1e-3
 
 
 @pytest.mark.parametrize("pause", CONTROLLED)
 def test_the_control_fails(found, pause):
-    """Without what is read in between the drafter's cache has holes, and it tells: how much depends on the drafter."""
-    assert max(differences(found["drafts"]["fixed"], found["drafts"][f"{pause}-control"])) > 10 * ALIKE
+    """Without what is read in between the drafter's cache has holes, and it tells."""
+    assert max(differences(found["drafts"]["fixed"], found["drafts"][f"{pause}-control"])) > 0.05
