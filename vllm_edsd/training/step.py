@@ -75,16 +75,6 @@ def draft_targets(head: torch.Tensor, final: torch.Tensor, whole: bool = True) -
     return target, entropy
 
 
-def draft_logits(head: torch.Tensor, final: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `draft_targets`, but logits, which `kernels/` make distributions of as they read them."""
-    target = torch.empty(len(final), len(head), dtype=final.dtype, device=final.device)
-    entropy = torch.empty(len(final), device=final.device)
-    for rows in blocks(final):
-        target[rows] = final[rows] @ head.T
-        entropy[rows] = draft_stats(target[rows]).entropy
-    return target, entropy
-
-
 def prepare(drafter: Drafter, head: torch.Tensor, batch: Batch, loss: str = "kl") -> Prepared:
     """What `batch` is compared with under `loss`; `head` holds the target's rows of the draft vocabulary.
 
@@ -94,7 +84,8 @@ def prepare(drafter: Drafter, head: torch.Tensor, batch: Batch, loss: str = "kl"
     tokens = shift(batch.following[:, -batch.valid.shape[1] :], 1) if wanted == "text" else batch.argmax
     known = batch.valid & drafter.t2d[tokens]
     if loss in soft_ce.LOSSES and use_triton(batch.final):
-        return Prepared(batch, known, *draft_logits(head, batch.final[known]), fused=True)
+        logits = batch.final[known] @ head.T
+        return Prepared(batch, known, logits, draft_stats(logits).entropy, fused=True)
     target, entropy = draft_targets(head, batch.final[known], wanted == "distribution")
     if target is None:
         target = torch.searchsorted(drafter.draft_ids, tokens[known])
