@@ -74,11 +74,11 @@ def test_a_lossy_server_says_so_and_counts(target, plan, tmp_path):
     about = {"plan": "half", "mode": "prefill", "version": plans.fingerprint(plan)}
     assert (info.labels, info.value) == (common | about, 1)
     used = {(s.labels["layer"], s.labels["routing"]): s.value for s in families["edsd:activated_experts"]}
-    # The last token of an answer is computed by nothing.
-    prompts, answers = 47, 2 * 4
+    # The last token of a prompt counts as its answer's; the last of an answer is computed by nothing.
+    prompts, answers = 39 + 6, 2 * 5
     for layer, count in COUNTS.items():
         assert used[str(layer), "model"] == 4 * (prompts + answers)
         assert used[str(layer), "served"] == count * prompts + 4 * answers
     told = [line for line in (tmp_path / "log").read_text().splitlines() if "LOSSY" in line]
     assert len(told) == 1
-    assert f"by plan {plan} this target uses 58% of its experts per token for the prompts' tokens" in told[0]
+    assert f"by plan {plan} this target uses 58% of its experts per token for the prompts' tokens but the last" in told[0]

@@ -80,7 +80,7 @@ def reference(folder: Path, mode: str, prompt: list[int], answer: list[int]) -> 
     plan = plans.read(folder / "half")
     hook = plans.read_hook(folder / "half", plan.hook, SHAPE["hidden_size"])
     tokens = torch.tensor([[*prompt, *answer]])
-    rows = torch.arange(tokens.shape[1])[None] < (len(prompt) if mode == "prefill" else tokens.shape[1])
+    rows = torch.arange(tokens.shape[1])[None] < (len(prompt) - 1 if mode == "prefill" else tokens.shape[1])
     with reduced(routed_layers(model), plan.experts, rows, {plan.hook.layer: hook}):
         state = record(model, tokens).inputs[-1]
     return predictions(model, state, slice(len(prompt) - 1, tokens.shape[1] - 1))
@@ -153,8 +153,9 @@ def test_usage_counts_each_token_once(folder):
     whole, fewer = said(folder, "prefill+whole")["usage"], said(folder, "prefill")["usage"]
     given = sum(map(len, prompts()))
     # Both rounds: prompts, answers but for their last tokens; then prompt, answer and three more, and again an answer.
-    cut = given + given + 6 * (24 + 3)
-    total = cut + 2 * 6 * 23
+    read = given + given + 6 * (24 + 3)
+    total = read + 2 * 6 * 23
+    cut = read - 2 * 6  # a prompt's last token keeps all
     for layer, count in COUNTS.items():
         tokens, before, after, distinct, left, steps = fewer[str(layer)]
         assert (tokens, before) == (total, 4 * total) == tuple(whole[str(layer)][:2])

@@ -1,8 +1,8 @@
 """Keeps the prefix cache from mixing what the whole target computed with what fewer experts did.
 
 A block's key gets the plan's fingerprint, so that nothing is shared with another plan's server through a KV store, and with
-mode "prefill" any block that reaches beyond its request's prompt gets the prompt's length: its states were computed with
-other experts than the same tokens of a prompt would have been.
+mode "prefill" any block that reaches the end of its request's prompt gets the prompt's length: from the prompt's last token
+on states are computed with other experts than the same tokens further in front in a prompt would be.
 """
 
 import functools
@@ -18,7 +18,7 @@ def keys(salt: str, num_prompt_tokens: int, start: int, end: int) -> list[Key]:
     """What the key of a request's block of tokens [start, end) has to say besides its tokens."""
     mode, _, fingerprint = salt.partition(" ")
     found: list[Key] = [("edsd_plan", f"{mode} {fingerprint}")] if start == 0 else []
-    if mode == "prefill" and end > num_prompt_tokens:
+    if mode == "prefill" and end >= num_prompt_tokens:
         found.append(("edsd_prompt_tokens", num_prompt_tokens))
     return found
 

@@ -14,7 +14,7 @@ from vllm_edsd.experts.usage import Usage
 from vllm_edsd.observability.tally import Tally
 
 logger = init_logger(__name__)
-TOKENS = {"prefill": "the prompts' tokens", "all": "all tokens"}
+TOKENS = {"prefill": "the prompts' tokens but the last", "all": "all tokens"}
 
 
 class ExpertsCPUWorker(CPUWorker):
@@ -40,7 +40,7 @@ class ExpertsCPUWorker(CPUWorker):
         forward = runner._model_forward
 
         def model_forward(*args: Any, **kwargs: Any) -> Any:
-            rows.set(torch.from_numpy(in_prompt(runner)))
+            rows.set(torch.from_numpy(before_answer(runner)))
             try:
                 return forward(*args, **kwargs)
             finally:
@@ -70,13 +70,16 @@ def announce(tally: Tally, settings: Mapping[str, Any]) -> None:
         logger.warning("plan %s was measured for %s and is used for %s", plan, settings["measured_for"], mode)
 
 
-def in_prompt(runner: Any) -> np.ndarray:
-    """bool [tokens]: which of the step's tokens stand in their request's prompt, from model runner V1's own arrays."""
+def before_answer(runner: Any) -> np.ndarray:
+    """bool [tokens]: which of the step's tokens stand in their request's prompt and not at its end, which begins the answer.
+
+    Told by model runner V1's own arrays.
+    """
     batch = runner.input_batch
     starts = runner.query_start_loc.np[: batch.num_reqs + 1]
     counts = np.diff(starts)
     first = np.repeat(batch.num_computed_tokens_cpu[: batch.num_reqs] - starts[:-1], counts)
-    return np.arange(starts[-1]) + first < np.repeat(batch.num_prompt_tokens[: batch.num_reqs], counts)
+    return np.arange(starts[-1]) + first < np.repeat(batch.num_prompt_tokens[: batch.num_reqs] - 1, counts)
 
 
 def show(tally: Tally, usage: Usage) -> None:

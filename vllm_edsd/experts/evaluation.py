@@ -43,8 +43,13 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Per arm: `perplexity` with a 95% bootstrap interval over texts, `divergence` from the whole model in nats per token,
-    `agreement`, the share of positions with its likeliest token, and `accuracy` of multiple choice by set of questions."""
+    """What an arm costs.
+
+    `perplexity` is of the target's own answers, with a 95% bootstrap interval over texts; `divergence` is from the whole
+    model in nats per token, `agreement` the share of positions with its likeliest token. By set of questions: `accuracy` of
+    multiple choice, and `references`, the perplexity of the right answers, which the target did not write.
+    `experts_per_token` is over the tokens that the mode is about: the prompts' (with the last, which is not cut), or all.
+    """
 
     arm: str
     experts_per_token: float
@@ -54,6 +59,7 @@ class Score:
     divergence: float
     agreement: float
     accuracy: dict[str, float]
+    references: dict[str, float]
 
 
 @torch.inference_mode()
@@ -79,33 +85,46 @@ def evaluate(
             agreements[arm.name] += int((found.argmax(-1) == full.argmax(-1)).sum())
             report()
     right: dict[str, dict[str, list[bool]]] = {arm.name: {} for arm in arms}
+    references: dict[str, dict[str, list[torch.Tensor]]] = {arm.name: {} for arm in arms}
     for question in questions:
         for arm in arms:
-            answers = right[arm.name].setdefault(question.group, [])
-            answers.append(_chosen(model, layers, arm, question, mode) == question.right)
+            likelihoods = _likelihoods(model, layers, arm, question, mode)
+            chosen = int(np.argmax([float(found.mean()) for found in likelihoods]))
+            right[arm.name].setdefault(question.group, []).append(chosen == question.right)
+            references[arm.name].setdefault(question.group, []).append(likelihoods[question.right])
             report()
     positions = sum(len(text.wanted) for text in texts)
     return [
         Score(
             arm.name,
-            sum(arm.counts.values()) / len(arm.counts),
+            _experts(arm, layers, texts, mode),
             *_perplexity(losses[arm.name]),
             divergences[arm.name] / positions,
             agreements[arm.name] / positions,
             {group: float(np.mean(answers)) for group, answers in right[arm.name].items()},
+            {group: float(torch.cat(found).mean().neg().exp()) for group, found in references[arm.name].items()},
         )
         for arm in arms
     ]
 
 
-def _chosen(model: Any, layers: Sequence[RoutedLayer], arm: Arm, question: Question, mode: Mode) -> int:
-    """The place of the answer with the highest mean log-likelihood per token."""
+def _likelihoods(
+    model: Any, layers: Sequence[RoutedLayer], arm: Arm, question: Question, mode: Mode
+) -> list[torch.Tensor]:
+    """Of each possible answer, the log-likelihoods of its tokens; the highest mean is the arm's choice."""
     scores = []
     for text in question.answers:
         with arm.on(layers, text.rows(mode)):
             found = predictions(model, record(model, text.tokens).inputs[-1], text.scored)
-        scores.append(float(found.gather(1, text.wanted[:, None]).mean()))
-    return int(np.argmax(scores))
+        scores.append(found.gather(1, text.wanted[:, None])[:, 0])
+    return scores
+
+
+def _experts(arm: Arm, layers: Sequence[RoutedLayer], texts: Sequence[Text], mode: Mode) -> float:
+    tokens = sum(text.answer if mode == "prefill" else text.tokens.shape[1] for text in texts)
+    cut = sum(int(text.rows(mode).sum()) for text in texts)
+    used = [cut * arm.counts.get(layer.index, layer.top_k) + (tokens - cut) * layer.top_k for layer in layers]
+    return sum(used) / (tokens * len(layers))
 
 
 def _perplexity(losses: Sequence[np.ndarray]) -> tuple[float, float, float]:

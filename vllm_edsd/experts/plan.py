@@ -35,7 +35,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="fingerprint of the target: its configuration and the sizes of its weights")
-    mode: Mode = Field(description="what it was measured for: the prompts' tokens, or all")
+    mode: Mode = Field(description="what it was measured for: the prompts' tokens but the last, or all")
     num_hidden_layers: int = Field(ge=1)
     top_k: int = Field(ge=1, description="experts per token of the whole model")
     experts: dict[int, int] = Field(min_length=1, description="experts per token by layer")

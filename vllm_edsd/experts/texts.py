@@ -22,9 +22,12 @@ class Text:
     answer: int
 
     def rows(self, mode: Mode) -> torch.Tensor:
-        """bool [1, T]: the tokens that a plan for `mode` is used on."""
+        """bool [1, T]: the tokens that a plan for `mode` is used on.
+
+        For "prefill" the prompt's but for its last, which predicts the answer's first token and is computed like the answer.
+        """
         length = self.tokens.shape[1]
-        return torch.arange(length)[None] < (self.answer if mode == "prefill" else length)
+        return torch.arange(length)[None] < (self.answer - 1 if mode == "prefill" else length)
 
     @property
     def scored(self) -> slice:

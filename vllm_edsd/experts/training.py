@@ -1,4 +1,8 @@
-"""Training the hook: everything else frozen, the gradient through the layers from its own on (methods.md section 2)."""
+"""Training the hook: everything else frozen, the gradient through the layers from its own on.
+
+The loss is KL(whole || reduced) over the answers alone: cross-entropy beside it (methods.md section 2) made hooks that
+harm (docs/results/experts.md).
+"""
 
 import dataclasses
 import math
@@ -29,8 +33,7 @@ class HookRecipe(BaseModel):
     rank: int = Field(default=64, ge=1)
     epochs: int = Field(default=2, ge=1)
     texts_per_step: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=3e-4, gt=0)
-    divergence_weight: float = Field(default=1.0, ge=0, description="a in CE + a * KL(full || reduced)")
+    learning_rate: float = Field(default=1e-3, gt=0)
     seed: int = Field(default=0, ge=0)
 
 
@@ -78,7 +81,7 @@ def train(
         for place in places:
             item = kept[place]
             with reduced(layers, counts, item.text.rows(mode), {layer: hook}):
-                loss = _loss(model, item, layer, recipe.divergence_weight)
+                loss = _loss(model, item, layer)
             (loss / len(places)).backward()
             report(float(loss.detach()))
         nn.utils.clip_grad_norm_(hook.parameters(), CLIP)
@@ -89,12 +92,11 @@ def train(
     return hook
 
 
-def _loss(model: Any, item: Kept, layer: int, weight: float) -> torch.Tensor:
+def _loss(model: Any, item: Kept, layer: int) -> torch.Tensor:
     found = predictions(model, go_on(model, item.passed, layer), item.text.scored)
     with torch.no_grad():
         wanted = predictions(model, item.full, slice(None))
-    likelihood = nn.functional.nll_loss(found, item.text.wanted)
-    return likelihood + weight * nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    return nn.functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
 
 @torch.inference_mode()

@@ -14,10 +14,12 @@ CASES = [
     # mode, prompt's length, block, what is added
     ("prefill", 40, (0, 16), [PLAN]),
     ("prefill", 40, (16, 32), []),  # its parent's key has the plan
-    ("prefill", 40, (24, 40), []),
+    ("prefill", 41, (24, 40), []),
+    ("prefill", 40, (24, 40), [("edsd_prompt_tokens", 40)]),
     ("prefill", 40, (32, 48), [("edsd_prompt_tokens", 40)]),
     ("prefill", 40, (48, 64), [("edsd_prompt_tokens", 40)]),
-    ("prefill", 16, (0, 16), [PLAN]),
+    ("prefill", 17, (0, 16), [PLAN]),
+    ("prefill", 16, (0, 16), [PLAN, ("edsd_prompt_tokens", 16)]),
     ("prefill", 15, (0, 16), [PLAN, ("edsd_prompt_tokens", 15)]),
     ("all", 40, (0, 16), [("edsd_plan", "all f00d")]),
     ("all", 40, (32, 48), []),

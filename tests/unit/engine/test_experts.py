@@ -8,7 +8,7 @@ from torch import nn
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
 from vllm_edsd.engine import experts
-from vllm_edsd.engine.experts_worker import in_prompt
+from vllm_edsd.engine.experts_worker import before_answer
 from vllm_edsd.errors import UserError
 from vllm_edsd.experts import plan as plans
 from vllm_edsd.experts.hook import Hook
@@ -194,7 +194,7 @@ def test_a_plan_that_does_not_fit_is_refused(changes, config, told, built):
         built(config=config, **changes)
 
 
-def test_which_tokens_stand_in_a_prompt():
+def test_which_tokens_stand_before_the_answer():
     """A chunk, a prompt's last chunk, a decode, and a preempted request that is read again beyond its prompt."""
     computed, prompts, counts = [0, 16, 30, 0], [40, 20, 30, 3], [4, 4, 1, 5]
     batch = {
@@ -205,9 +205,9 @@ def test_which_tokens_stand_in_a_prompt():
     starts = torch.tensor([0, *counts, 0]).cumsum(0)
     runner = SimpleNamespace(input_batch=SimpleNamespace(**batch), query_start_loc=SimpleNamespace(np=starts.numpy()))
     expected = [
-        place < prompt
+        place < prompt - 1
         for first, prompt, count in zip(computed, prompts, counts, strict=True)
         for place in range(first, first + count)
     ]
-    assert in_prompt(runner).tolist() == expected
-    assert expected.count(True) == 4 + 4 + 0 + 3
+    assert before_answer(runner).tolist() == expected
+    assert expected.count(True) == 4 + 3 + 0 + 2

@@ -94,7 +94,7 @@ def made(target, data, make_data, tmp_path_factory):
         patch.setattr("vllm_edsd.engine.experts_share.experts_share", lambda target, dtype, prompts: len(prompts) / 10)
         done("profile", target, "--data", data, "--out", folder / "profile.json", "--texts", 3)
         planned = done("plan", "--profile", folder / "profile.json", "--out", folder / "plan")
-        options = ("--texts", 6, "--sweep-texts", 3, "--held-out", 3, "--rank", 4, "--layers", "0,2")
+        options = ("--texts", 6, "--sweep-texts", 3, "--held-out", 3, "--rank", 4, "--layers", "0,1")
         more = make_data(3)
         done("train", target, "--plan", folder / "plan", "--data", more, "--out", folder / "hooked", *options)
     return folder, planned, more
@@ -106,7 +106,9 @@ def test_a_profile_is_figures_and_a_picture(made):
     assert (found["mode"], found["texts"], found["answer_tokens"]) == ("prefill", 3, 36)
     assert found["experts_share_of_prefill"] == 0.3
     assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2]
-    assert all(layer["divergence"][3] == 0 < layer["divergence"][0] for layer in found["layers"])
+    assert all(layer["divergence"][3] == 0 for layer in found["layers"])
+    # What the last layer makes of a prompt reaches nothing.
+    assert all(layer["divergence"][0] > 1e-3 for layer in found["layers"][:2])
     assert (made[0] / "profile.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -121,13 +123,13 @@ def test_a_plan_is_within_its_budget(made):
 
 def test_training_chooses_a_layer_and_writes_a_hook(made, target):
     plan = plans.read(made[0] / "hooked")
-    assert plan.hook.layer in (0, 2) and plan.hook.rank == 4
+    assert plan.hook.layer in (0, 1) and plan.hook.rank == 4
     assert plan.experts == plans.read(made[0] / "plan").experts
     plans.check(plan, made[0] / "hooked", target)
     hook = plans.read_hook(made[0] / "hooked", plan.hook, 64)
     assert hook.up.abs().max() > 0
     sweep = plan.provenance["sweep"]["held_out_kl"]
-    assert sweep.keys() == {"0", "2"} and min(sweep, key=sweep.get) == str(plan.hook.layer)
+    assert sweep.keys() == {"0", "1"} and min(sweep, key=sweep.get) == str(plan.hook.layer)
 
 
 def test_eval_shows_every_arm_and_writes_what_it_shows(made, target, data, held_out, tmp_path):
@@ -144,7 +146,8 @@ def test_eval_shows_every_arm_and_writes_what_it_shows(made, target, data, held_
     assert (found["texts"], found["questions"], found["answer_tokens"], found["mode"]) == (5, 4, 60, "prefill")
     assert arms["full"]["divergence"] == pytest.approx(0, abs=1e-6) and arms["full"]["agreement"] == 1
     assert all(arms[name]["divergence"] > 1e-4 for name in ("uniform", "graded", "ridge", "hook"))
-    assert [arms[name]["experts_per_token"] for name in ("full", "uniform", "graded", "hook")] == [4, 2, 2, 2]
+    used = [arms[name]["experts_per_token"] for name in ("full", "uniform", "graded", "hook")]
+    assert used == [4, used[1], used[1], used[1]] and 2 < used[1] < 2.2  # a prompt's last token keeps all
     assert all(arm["accuracy"].keys() == {"words"} for arm in arms.values())
     assert f"{arms['hook']['perplexity']:.3f}" in shown.stdout
     again = done(*common, *options, "--json", tmp_path / "again.json")

@@ -72,7 +72,7 @@ def test_texts_have_a_prompt_and_an_answer_and_are_not_too_long():
 
 def test_the_parts_of_a_text():
     text = Text(torch.arange(10, 16)[None], 4)
-    assert text.rows("prefill").tolist() == [[True] * 4 + [False] * 2]
+    assert text.rows("prefill").tolist() == [[True] * 3 + [False] * 3]
     assert text.rows("all").tolist() == [[True] * 6]
     assert text.wanted.tolist() == [14, 15]
     assert text.tokens[0, text.scored].tolist() == [13, 14]

@@ -106,7 +106,8 @@ def _nested(provenance: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _table(scores: list) -> Table:
     groups = sorted(scores[0].accuracy)
-    table = Table("arm", "experts", "perplexity", "95%", "vs full", "KL", "agreement", *groups)
+    references = [f"{group} references" for group in groups]
+    table = Table("arm", "experts", "perplexity", "95%", "vs full", "KL", "agreement", *groups, *references)
     for score in scores:
         table.add_row(
             score.arm,
@@ -117,5 +118,6 @@ def _table(scores: list) -> Table:
             f"{score.divergence:.4f}",
             f"{score.agreement:.1%}",
             *(f"{score.accuracy[group]:.1%}" for group in groups),
+            *(f"{score.references[group] / scores[0].references[group] - 1:+.1%}" for group in groups),
         )
     return table

@@ -12,7 +12,7 @@ def profile(
     data: Annotated[Path, typer.Option(help="Directory that `vllm-edsd regen` wrote with this target.")],
     out: Annotated[Path, typer.Option(help="File to write the profile to; a PNG goes beside it.")],
     mode: Annotated[
-        Literal["prefill", "all"], typer.Option(help="Fewer experts for the prompt's tokens, or for all.")
+        Literal["prefill", "all"], typer.Option(help="Fewer experts for the prompt's tokens but the last, or for all.")
     ] = "prefill",
     texts: Annotated[int, typer.Option(min=1, help="Answers to measure on.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of answers.")] = 0,

@@ -18,7 +18,7 @@ def train(
     sweep_texts: Annotated[int, typer.Option(min=2, help="Of those, how many each layer is tried on.")] = 48,
     held_out: Annotated[int, typer.Option(min=1, help="Answers, not trained on, that choose the layer.")] = 16,
     rank: Annotated[int, typer.Option(min=1, help="Width of the hook.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train the hook at several layers on few answers, then at the best one on all; the target stays as it is."""
@@ -40,7 +40,10 @@ def train(
     recipe = validate(HookRecipe, {"rank": rank, "learning_rate": learning_rate, "seed": seed}, "experts train")
     planned = plans.read(plan)
     plans.check(planned, plan, target)
-    places = _places(layers, sorted(planned.experts))
+    known = sorted(planned.experts)
+    # What the last layer makes of a prompt reaches nothing.
+    useful = [place for place in known if planned.mode == "all" or place < planned.num_hidden_layers - 1]
+    places = _places(layers, useful or known)
     if unknown := [place for place in places if place not in planned.experts]:
         raise UserError(f"layers {unknown} are no MoE layers of {plan}; it has {sorted(planned.experts)}")
     restart_with_preloads()
