@@ -108,9 +108,7 @@ def evaluate(
     ]
 
 
-def _likelihoods(
-    model: Any, layers: Sequence[RoutedLayer], arm: Arm, question: Question, mode: Mode
-) -> list[torch.Tensor]:
+def _likelihoods(model: Any, layers: Sequence[RoutedLayer], arm: Arm, question: Question, mode: Mode) -> list[torch.Tensor]:
     """Of each possible answer, the log-likelihoods of its tokens; the highest mean is the arm's choice."""
     scores = []
     for text in question.answers:
