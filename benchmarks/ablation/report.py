@@ -1,4 +1,7 @@
-"""A result of run.py as Markdown tables and a picture: python benchmarks/ablation/report.py RESULT.json"""
+"""A result of run.py as Markdown tables and a picture: python benchmarks/ablation/report.py RESULT.json [REFERENCE]
+
+REFERENCE is the arm that the others are compared with, the plan's when left out.
+"""
 
 import json
 import sys
@@ -11,16 +14,17 @@ from scipy import stats
 Runs = list[dict[str, Any]]
 
 
-def main(path: Path) -> None:
+def main(path: Path, compared: str | None = None) -> None:
     result = json.loads(path.read_text())
     plan, arms = result["plan"], {}
     for run in result["runs"]:
         arms.setdefault(run["arm"], []).append(run)
-    reference = arms[plan["reference"]]
+    name = compared or plan["reference"]
+    reference = arms[name]
     sets = list(plan["prompts"])
     print(f"    {result['command']}\n")
     table(
-        ["arm", "parameters", *sets, f"all, against {plan['reference']}"],
+        ["arm", "parameters", *sets, f"all, against {name}"],
         [
             [arm, f"{runs[0]['parameters'] / 1e6:.2f}M"]
             + [interval([run["acceptance_length"][name] for run in runs]) for name in sets]
@@ -122,4 +126,4 @@ def draw(arms: dict[str, Runs], sets: list[str], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

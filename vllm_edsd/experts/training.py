@@ -81,7 +81,7 @@ def train(
         for place in places:
             item = kept[place]
             with reduced(layers, counts, item.text.rows(mode), {layer: hook}):
-                loss = _loss(model, item, layer)
+                loss = _kl(model, item, layer)
             (loss / len(places)).backward()
             report(float(loss.detach()))
         nn.utils.clip_grad_norm_(hook.parameters(), CLIP)
@@ -92,7 +92,8 @@ def train(
     return hook
 
 
-def _loss(model: Any, item: Kept, layer: int) -> torch.Tensor:
+def _kl(model: Any, item: Kept, layer: int) -> torch.Tensor:
+    """Mean over the answer's tokens, with the routing and the hook that are in place."""
     found = predictions(model, go_on(model, item.passed, layer), item.text.scored)
     with torch.no_grad():
         wanted = predictions(model, item.full, slice(None))
@@ -108,8 +109,6 @@ def divergence(
     total, positions = 0.0, 0
     for item in kept:
         with reduced(layers, counts, item.text.rows(mode), {} if hook is None else {layer: hook}):
-            found = predictions(model, go_on(model, item.passed, layer), item.text.scored)
-        wanted = predictions(model, item.full, slice(None))
-        total += float(nn.functional.kl_div(found, wanted, reduction="sum", log_target=True))
+            total += float(_kl(model, item, layer)) * len(item.text.wanted)
         positions += len(item.text.wanted)
     return total / positions
