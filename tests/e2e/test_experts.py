@@ -49,8 +49,9 @@ def target(tmp_path):
 @pytest.fixture
 def plan(target, tmp_path):
     fitting = {"model": model_fingerprint(target), "mode": "prefill", "num_hidden_layers": 3, "top_k": 4}
-    place = plans.HookPlace(layer=0, rank=4)
-    plans.write(plans.Plan(**fitting, experts=COUNTS, hook=place), Hook(64, 4), tmp_path / "half")
+    place = plans.HookPlace(layers=(0,), rank=4)
+    hook = Hook(torch.zeros(4, 64), torch.zeros(64, 4))
+    plans.write(plans.Plan(**fitting, experts=COUNTS, hook=place), {0: hook}, tmp_path / "half")
     return tmp_path / "half"
 
 

@@ -53,11 +53,12 @@ def folder(tmp_path_factory) -> Path:
         for layer in model.model.layers:
             layer.mlp.experts.down_proj.mul_(8)  # so that it matters which experts are left out
     model.save_pretrained(folder / "target")
-    hook = Hook(SHAPE["hidden_size"], 8)
-    torch.nn.init.normal_(hook.up, std=0.3)
+    width = SHAPE["hidden_size"]
+    hooks = {layer: Hook(torch.randn(8, width) / width**0.5, 0.3 * torch.randn(width, 8)) for layer in (0, 1)}
     common = {"model": model_fingerprint(folder / "target"), "mode": "prefill", "num_hidden_layers": 4, "top_k": 4}
-    plans.write(plans.Plan(**common, experts=COUNTS, hook=plans.HookPlace(layer=1, rank=8)), hook, folder / "half")
-    plans.write(plans.Plan(**common, experts=dict.fromkeys(COUNTS, 4)), None, folder / "whole")
+    place = plans.HookPlace(layers=tuple(hooks), rank=8)
+    plans.write(plans.Plan(**common, experts=COUNTS, hook=place), hooks, folder / "half")
+    plans.write(plans.Plan(**common, experts=dict.fromkeys(COUNTS, 4)), {}, folder / "whole")
     drafter = DrafterConfig.of_target(config, "tiny", "edsd", (0, 2), 50)
     export(drafter, factory.build(drafter, torch.arange(50)).state_dict(), folder / "drafter", {})
     subprocess.run([sys.executable, SCRIPT, folder, *WAYS, *OTHERS], check=True, timeout=900)
@@ -78,10 +79,10 @@ def reference(folder: Path, mode: str, prompt: list[int], answer: list[int]) -> 
     """Log-probabilities [n, V] of the answer's places by transformers with the plan `half`."""
     model = transformers.Qwen2MoeForCausalLM.from_pretrained(folder / "target", dtype=torch.float32).eval()
     plan = plans.read(folder / "half")
-    hook = plans.read_hook(folder / "half", plan.hook, SHAPE["hidden_size"])
+    hooks = plans.read_hooks(folder / "half", plan.hook, SHAPE["hidden_size"])
     tokens = torch.tensor([[*prompt, *answer]])
     rows = torch.arange(tokens.shape[1])[None] < (len(prompt) - 1 if mode == "prefill" else tokens.shape[1])
-    with reduced(routed_layers(model), plan.experts, rows, {plan.hook.layer: hook}):
+    with reduced(routed_layers(model), plan.experts, rows, hooks):
         state = record(model, tokens).inputs[-1]
     return predictions(model, state, slice(len(prompt) - 1, tokens.shape[1] - 1))
 

@@ -35,8 +35,9 @@ def target(make_target):
 def plan(target, tmp_path):
     """A plan for it with a hook, measured for prompts."""
     fitting = {"model": model_fingerprint(target), "num_hidden_layers": 4, "top_k": 4, "mode": "prefill"}
-    place = plans.HookPlace(layer=1, rank=4)
-    plans.write(plans.Plan(**fitting, experts={0: 4, 1: 2, 2: 1, 3: 1}, hook=place), Hook(64, 4), tmp_path / "plan")
+    place = plans.HookPlace(layers=(1, 2), rank=4)
+    hooks = {layer: Hook(torch.zeros(4, 64), torch.zeros(64, 4)) for layer in place.layers}
+    plans.write(plans.Plan(**fitting, experts={0: 4, 1: 2, 2: 1, 3: 1}, hook=place), hooks, tmp_path / "plan")
     return tmp_path / "plan"
 
 
@@ -168,7 +169,6 @@ def test_a_plan_of_a_target_by_hub_id_is_not_judged_yet(plan):
 
 def test_the_hook_is_part_of_the_fingerprint(arguments, plan):
     before = arguments()["additional_config"]["edsd"]["experts"]["fingerprint"]
-    hook = Hook(64, 4)
-    torch.nn.init.ones_(hook.up)
-    plans.write(plans.read(plan), hook, plan)
+    hooks = {layer: Hook(torch.zeros(4, 64), torch.ones(64, 4)) for layer in (1, 2)}
+    plans.write(plans.read(plan), hooks, plan)
     assert arguments()["additional_config"]["edsd"]["experts"]["fingerprint"] != before

@@ -1,7 +1,7 @@
 """Fewer experts per token inside vLLM: what is changed of a loaded MoE target.
 
-Each MoE layer's routing is cut to the plan's number of experts just before its kernel runs, and the hook stands before the
-MoE block, so that the router sees its output. Which tokens are cut is a matter of position alone: a request's text does not
+Each MoE layer's routing is cut to the plan's number of experts just before its kernel runs, and beside the MoE block stands
+the hook's part for the layer. Which tokens are cut is a matter of position alone: a request's text does not
 depend on what it was batched with, whether its prompt came in chunks, or whether it was preempted.
 """
 
@@ -59,12 +59,12 @@ def install(model: torch.nn.Module, config: Any, folder: Path, mode: plans.Mode)
         raise UserError(f"plan {folder} and the target differ in which layers have experts: {missing}; plan anew")
     count = next(iter(found.values()))[1].moe_config.num_experts
     usage = Usage(sorted(found), count, rows.mask.device)
+    hooks = plans.read_hooks(folder, plan.hook, text.hidden_size) if plan.hook else {}
     for layer, (name, runner) in sorted(found.items()):
         _check(runner, name)
         _cut(runner, plan.experts[layer], rows, usage, layer)
-        if plan.hook and plan.hook.layer == layer:
-            hook = plans.read_hook(folder, plan.hook, text.hidden_size)
-            _hook(model.get_submodule(name.rpartition(".")[0]), hook, rows)
+        if layer in hooks:
+            _hook(model.get_submodule(name.rpartition(".")[0]), hooks[layer], rows)
     return rows, usage
 
 
@@ -134,13 +134,13 @@ def _hook(block: Any, hook: Hook, rows: Rows) -> None:
     served = _ServedHook(hook).to(weight.device, weight.dtype).requires_grad_(False)
     served.mask = torch.nn.Buffer(rows.mask, persistent=False)
     block.add_module("edsd_hook", served)
+    original = block.forward
 
-    def repair(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if args:
-            return (module.edsd_hook(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": module.edsd_hook(kwargs["hidden_states"])}
+    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        repair = served(hidden_states)  # first, since the kernel may write into what it is given
+        return original(hidden_states, *args, **kwargs) + repair
 
-    block.register_forward_pre_hook(repair, with_kwargs=True)
+    block.forward = forward
 
 
 class _ServedHook(torch.nn.Module):
@@ -153,4 +153,4 @@ class _ServedHook(torch.nn.Module):
         self.hook = hook
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.hook(states, self.mask[: states.shape[0]].to(states.dtype))
+        return self.hook(states, self.mask[: states.shape[0]])

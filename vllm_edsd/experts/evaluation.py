@@ -1,8 +1,7 @@
 """What a reduction costs: the arms side by side on held-out text and on multiple choice."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import nn
 from vllm_edsd.experts.choices import Question
 from vllm_edsd.experts.hook import Hook
 from vllm_edsd.experts.plan import Mode
-from vllm_edsd.experts.reduction import add_output, reduced
+from vllm_edsd.experts.reduction import reduced
 from vllm_edsd.experts.replay import predictions, record
 from vllm_edsd.experts.routed import RoutedLayer, routed_layers
 from vllm_edsd.experts.texts import Text
@@ -22,23 +21,11 @@ RESAMPLES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A setting of the model: experts per token by layer, and a repair of one of two kinds."""
+    """A setting of the model: experts per token by layer, and what repairs them."""
 
     name: str
     counts: Mapping[int, int]
-    hook: tuple[int, Hook] | None = None
-    fits: Mapping[int, torch.Tensor] | None = None
-
-    @contextlib.contextmanager
-    def on(self, layers: Sequence[RoutedLayer], rows: torch.Tensor) -> Iterator[None]:
-        """Within it the model computes as this arm where `rows`."""
-        handles = add_output(layers, self.fits, rows) if self.fits else []
-        try:
-            with reduced(layers, self.counts, rows, dict([self.hook]) if self.hook else None):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    hooks: Mapping[int, Hook] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +65,7 @@ def evaluate(
     for text in texts:
         full = predictions(model, record(model, text.tokens).inputs[-1], text.scored)
         for arm in arms:
-            with arm.on(layers, text.rows(mode)):
+            with reduced(layers, arm.counts, text.rows(mode), arm.hooks):
                 found = predictions(model, record(model, text.tokens).inputs[-1], text.scored)
             losses[arm.name].append(-found.gather(1, text.wanted[:, None])[:, 0].double().numpy())
             divergences[arm.name] += float(nn.functional.kl_div(found, full, reduction="sum", log_target=True))
@@ -112,7 +99,7 @@ def _likelihoods(model: Any, layers: Sequence[RoutedLayer], arm: Arm, question: 
     """Of each possible answer, the log-likelihoods of its tokens; the highest mean is the arm's choice."""
     scores = []
     for text in question.answers:
-        with arm.on(layers, text.rows(mode)):
+        with reduced(layers, arm.counts, text.rows(mode), arm.hooks):
             found = predictions(model, record(model, text.tokens).inputs[-1], text.scored)
         scores.append(found.gather(1, text.wanted[:, None])[:, 0])
     return scores

@@ -1,13 +1,14 @@
-"""What is served: how many experts each MoE layer may use, and the repair module that goes with it."""
+"""What is served: how many experts each MoE layer may use, and the repair module that goes with them."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from vllm_edsd.config import validate
 from vllm_edsd.errors import UserError
@@ -21,11 +22,11 @@ Mode = Literal["prefill", "all"]
 
 
 class HookPlace(BaseModel):
-    """Where the repair module stands."""
+    """Beside which layers' MoE blocks the repair module stands, and how wide it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    layer: int = Field(ge=0)
+    layers: tuple[int, ...] = Field(min_length=1)
     rank: int = Field(ge=1)
 
 
@@ -49,8 +50,8 @@ class Plan(BaseModel):
                 raise ValueError(f"layer {layer} has {count} experts; possible are 1 to {self.top_k}")
             if not 0 <= layer < self.num_hidden_layers:
                 raise ValueError(f"layer {layer} is not one of {self.num_hidden_layers}")
-        if self.hook and self.hook.layer not in self.experts:
-            raise ValueError(f"the hook's layer {self.hook.layer} is no MoE layer of the plan")
+        if self.hook and (unknown := sorted({*self.hook.layers} - self.experts.keys())):
+            raise ValueError(f"the hook's layers {unknown} are no MoE layers of the plan")
         return self
 
     @property
@@ -70,31 +71,40 @@ def read(folder: Path) -> Plan:
         raise UserError(f"{file} is not valid JSON ({error}); make it again with: vllm-edsd experts plan") from None
     plan = validate(Plan, data, str(file))
     if plan.hook and not (Path(folder) / HOOK).is_file():
-        raise UserError(f"{folder} names a hook at layer {plan.hook.layer} and has no {HOOK}; train it again")
+        raise UserError(f"{folder} names a hook and has no {HOOK}; train it again")
     return plan
 
 
-def read_hook(folder: Path, place: HookPlace, hidden: int) -> Hook:
-    """The plan's hook for states of width `hidden`. Raises UserError where the file is damaged or of another shape."""
-    hook = Hook(hidden, place.rank)
+def read_hooks(folder: Path, place: HookPlace, hidden: int) -> dict[int, Hook]:
+    """The plan's hook for states of width `hidden`, by layer. Raises UserError for one that is damaged or does not fit."""
+    file, shapes = Path(folder) / HOOK, {"down": (place.rank, hidden), "up": (hidden, place.rank)}
+    hooks = {}
     try:
-        with safe_open(Path(folder) / HOOK, "pt") as file:
-            hook.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
-    except (SafetensorError, RuntimeError, OSError) as error:
-        found = " ".join(str(error).split())
+        tensors = load_file(file)
+        for layer in place.layers:
+            found = {name: tensors[f"{layer}.{name}"] for name in shapes}
+            if wrong := [name for name, tensor in found.items() if tensor.shape != shapes[name]]:
+                raise ValueError(f"layer {layer}: {wrong[0]} is {[*found[wrong[0]].shape]}")
+            hooks[layer] = Hook(**found)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        told = " ".join(str(error).split())
         raise UserError(
-            f"{Path(folder) / HOOK} is damaged or not for {hidden} dimensions at rank {place.rank} ({found}); train it again"
+            f"{file} is damaged or not for {hidden} dimensions at rank {place.rank} ({told}); train it again"
         ) from None
-    return hook
+    return hooks
 
 
-def write(plan: Plan, hook: Hook | None, folder: Path) -> None:
-    """Writes the plan's directory, whole or not at all."""
+def write(plan: Plan, hooks: Mapping[int, Hook], folder: Path) -> None:
+    """Writes the plan's directory, whole or not at all; `hooks` are those of `plan.hook`, by layer."""
     with atomic(folder) as partial:
         partial.mkdir()
         (partial / PLAN).write_text(plan.model_dump_json(indent=2) + "\n")
-        if hook is not None:
-            tensors = {name: tensor.detach().contiguous() for name, tensor in hook.state_dict().items()}
+        if hooks:
+            tensors = {
+                f"{layer}.{name}": tensor.detach().contiguous()
+                for layer, hook in hooks.items()
+                for name, tensor in hook.state_dict().items()
+            }
             save_file(tensors, partial / HOOK, metadata={"format": "pt"})
 
 
@@ -121,7 +131,7 @@ def check(plan: Plan, folder: Path, target: Path) -> None:
     if plan.model != model_fingerprint(target):
         raise UserError(f"plan {folder} was made for another model than {target}; plan anew with: vllm-edsd experts profile")
     if plan.hook:
-        read_hook(folder, plan.hook, config.hidden_size)
+        read_hooks(folder, plan.hook, config.hidden_size)
 
 
 def check_sizes(plan: Plan, folder: Path, target: Path | str, config: Any) -> None:

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import nn
 
+from vllm_edsd.experts.hook import Hook
 from vllm_edsd.experts.routed import RoutedLayer
 
 
@@ -28,11 +28,11 @@ def reduced(
     layers: Sequence[RoutedLayer],
     k: Mapping[int, int],
     rows: torch.Tensor,
-    hooks: Mapping[int, nn.Module] | None = None,
+    hooks: Mapping[int, Hook] | None = None,
 ) -> Iterator[None]:
     """Within it, layer i routes to `k[i]` experts where `rows` bool [B, T] is true; layers without an entry are left alone.
 
-    `hooks` are applied to the same rows, by layer: modules called with (x, rows).
+    `hooks`, by layer, repair the same rows.
     """
     handles = []
     flat = rows.flatten()[:, None]
@@ -49,23 +49,10 @@ def reduced(
         hook = (hooks or {}).get(routed.index)
         if hook is not None:
             handles.append(
-                routed.block.register_forward_pre_hook(
-                    lambda _, args, hook=hook: (hook(args[0], rows.to(args[0].dtype)), *args[1:])
-                )
+                routed.block.register_forward_hook(lambda _, args, output, hook=hook: output + hook(args[0], rows))
             )
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def add_output(layers: Sequence[RoutedLayer], fits: Mapping[int, torch.Tensor], rows: torch.Tensor) -> list:
-    """Handles that add x W, W [d, d] by layer, to the MoE blocks' outputs where `rows`: the ridge baseline."""
-    return [
-        routed.block.register_forward_hook(
-            lambda _, args, output, fit=fits[routed.index]: output + rows[..., None] * (args[0] @ fit.to(args[0].dtype))
-        )
-        for routed in layers
-        if routed.index in fits
-    ]

@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.experts = runner
 
     def forward(self, hidden_states):
-        return hidden_states
+        return hidden_states.mul_(2)
 
 
 @pytest.fixture
@@ -61,10 +61,9 @@ def built(tmp_path):
         change(runners[0])
         model = nn.Module()
         model.layers = nn.ModuleList(Block(runner) for runner in runners)
-        hook = Hook(HIDDEN, 3)
-        nn.init.ones_(hook.up)
-        plan = plans.Plan(**PLAN | changes, hook=plans.HookPlace(layer=1, rank=3))
-        plans.write(plan, hook, tmp_path / "plan")
+        hook = Hook(torch.randn(3, HIDDEN), torch.ones(HIDDEN, 3))
+        plan = plans.Plan(**PLAN | changes, hook=plans.HookPlace(layers=(1,), rank=3))
+        plans.write(plan, {1: hook}, tmp_path / "plan")
         text = {"num_hidden_layers": 2, "num_experts_per_tok": TOP_K, "hidden_size": HIDDEN} | (config or {})
         given = SimpleNamespace(
             model_config=SimpleNamespace(hf_text_config=SimpleNamespace(**text)),
@@ -133,14 +132,15 @@ def test_after_a_step_nothing_is_cut(built):
     assert found.usage.read()[0] == [0.0] * 6
 
 
-def test_the_hook_stands_before_its_layer_and_for_its_rows(built):
+def test_the_hook_stands_beside_its_layer_and_for_its_rows(built):
     found = built()
     rows = torch.tensor([True, False, True, True, False])
     found.rows.set(rows)
-    for given in (found.blocks[1](STATES), found.blocks[1](hidden_states=STATES)):
-        torch.testing.assert_close(given, found.hook(STATES, rows.float()))
-        assert torch.equal(given[~rows], STATES[~rows]) and (given[2] != STATES[2]).all()
-    assert torch.equal(found.blocks[0](STATES), STATES)
+    for given in (found.blocks[1](STATES.clone()), found.blocks[1](hidden_states=STATES.clone())):
+        # The kernel doubles what it is given in place; the repair is of what it was given.
+        torch.testing.assert_close(given, 2 * STATES + found.hook(STATES, rows))
+        assert torch.equal(given[~rows], 2 * STATES[~rows]) and (given[2] != 2 * STATES[2]).all()
+    assert torch.equal(found.blocks[0](STATES.clone()), 2 * STATES)
     assert not any(parameter.requires_grad for parameter in found.blocks[1].edsd_hook.parameters())
 
 

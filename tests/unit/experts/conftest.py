@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from vllm_edsd.experts.hook import Hook
 from vllm_edsd.experts.texts import Text
 from vllm_edsd.training.samples import Sample
 
@@ -97,6 +98,18 @@ def _tokens(length: int, seed: int) -> torch.Tensor:
 def tokens() -> Callable[..., torch.Tensor]:
     """Random tokens int64 [1, length] that are the same for the same seed."""
     return lambda length=24, seed=0: _tokens(length, seed)
+
+
+@pytest.fixture(scope="session")
+def make_hook() -> Callable[..., Hook]:
+    """A hook's part for one layer with random matrices; one that adds nothing with `scale` 0."""
+
+    def make(rank: int = 4, scale: float = 0.1, hidden: int = HIDDEN, seed: int = 0) -> Hook:
+        generator = torch.Generator().manual_seed(seed)
+        down, up = torch.randn(rank, hidden, generator=generator), torch.randn(hidden, rank, generator=generator)
+        return Hook(down, scale * up)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ def made(target, data, make_data, tmp_path_factory):
         patch.setattr("vllm_edsd.engine.experts_share.experts_share", lambda target, dtype, prompts: len(prompts) / 10)
         done("profile", target, "--data", data, "--out", folder / "profile.json", "--texts", 3)
         planned = done("plan", "--profile", folder / "profile.json", "--out", folder / "plan")
-        options = ("--texts", 6, "--sweep-texts", 3, "--held-out", 3, "--rank", 4, "--layers", "0,1")
+        options = ("--texts", 6, "--held-out", 3, "--rank", 4)
         more = make_data(3)
         done("train", target, "--plan", folder / "plan", "--data", more, "--out", folder / "hooked", *options)
     return folder, planned, more
@@ -121,15 +121,16 @@ def test_a_plan_is_within_its_budget(made):
     assert plan.provenance["profile"]["data"].startswith("sha256:")
 
 
-def test_training_chooses_a_layer_and_writes_a_hook(made, target):
+def test_training_writes_a_hook_for_the_layers_that_lost_experts(made, target):
     plan = plans.read(made[0] / "hooked")
-    assert plan.hook.layer in (0, 1) and plan.hook.rank == 4
     assert plan.experts == plans.read(made[0] / "plan").experts
+    assert plan.hook.rank == 4
+    assert plan.hook.layers == tuple(layer for layer, count in plan.experts.items() if count < 4 and layer < 2)
     plans.check(plan, made[0] / "hooked", target)
-    hook = plans.read_hook(made[0] / "hooked", plan.hook, 64)
-    assert hook.up.abs().max() > 0
-    sweep = plan.provenance["sweep"]["held_out_kl"]
-    assert sweep.keys() == {"0", "1"} and min(sweep, key=sweep.get) == str(plan.hook.layer)
+    hooks = plans.read_hooks(made[0] / "hooked", plan.hook, 64)
+    assert all(hook.up.abs().max() > 0 for hook in hooks.values())
+    held_out = plan.provenance["held_out"]["kl"]
+    assert held_out.keys() == {"without", "fitted", "trained"} and len({*held_out.values()}) == 3
 
 
 def test_eval_shows_every_arm_and_writes_what_it_shows(made, target, data, held_out, tmp_path):
@@ -217,12 +218,22 @@ def test_what_is_the_users_is_not_replaced(made, target, data, tmp_path):
     assert list(tmp_path.iterdir()) == [recipe]
 
 
-@pytest.mark.parametrize(
-    ("layers", "told"), [("0,7", "layers [7] are no MoE layers"), ("one", "--layers 'one' is no list of layers")]
-)
-def test_layers_that_do_not_exist_are_refused(layers, told, made, target, data, tmp_path):
-    given = ("--plan", made[0] / "plan", "--data", data, "--out", tmp_path / "out", "--layers", layers)
-    assert told in refusal("train", target, *given)
+def test_a_rank_above_the_width_is_refused(made, target, data, tmp_path):
+    given = (
+        "--plan",
+        made[0] / "plan",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "out",
+        "--texts",
+        2,
+        "--held-out",
+        1,
+        "--rank",
+        65,
+    )
+    assert "--rank 65 is more than the 64 dimensions" in refusal("train", target, *given)
 
 
 def test_too_few_texts_are_refused(made, target, data, tmp_path):

@@ -5,23 +5,18 @@ import torch
 
 from vllm_edsd.experts.choices import Question
 from vllm_edsd.experts.evaluation import Arm, evaluate
-from vllm_edsd.experts.hook import Hook
 from vllm_edsd.experts.texts import Text
 
 FULL, FEWER = dict.fromkeys(range(3), 4), {0: 1, 1: 2, 2: 1}
 
 
 @pytest.fixture
-def arms():
-    hook = Hook(64, 4)
-    torch.nn.init.normal_(hook.up, std=0.5)
+def arms(make_hook):
     return [
         Arm("full", FULL),
         Arm("fewer", FEWER),
-        Arm("ridge", FEWER, fits={0: torch.randn(64, 64) * 0.1}),
-        Arm("hook", FEWER, hook=(1, hook)),
-        Arm("idle hook", FEWER, hook=(1, Hook(64, 4))),
-        Arm("idle fit", FEWER, fits={0: torch.zeros(64, 64)}),
+        Arm("repaired", FEWER, {0: make_hook(64), 1: make_hook()}),
+        Arm("idle", FEWER, {0: make_hook(scale=0.0)}),
     ]
 
 
@@ -40,17 +35,15 @@ def test_arms_side_by_side(family, mode, make_moe, arms, texts):
     assert fewer.divergence > 0.01 and fewer.agreement < 1
     whole = len(texts) / sum(text.answer for text in texts) if mode == "prefill" else 0.0  # the prompts' last tokens
     assert fewer.experts_per_token == pytest.approx(4 * whole + 4 / 3 * (1 - whole))
-    for repaired in ("ridge", "hook"):
-        assert scores[repaired].divergence != pytest.approx(fewer.divergence, rel=1e-3)
-    for idle in ("idle hook", "idle fit"):
-        assert scores[idle].divergence == pytest.approx(fewer.divergence, rel=1e-4)
+    assert scores["repaired"].divergence != pytest.approx(fewer.divergence, rel=1e-3)
+    assert scores["idle"].divergence == pytest.approx(fewer.divergence, rel=1e-4)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_an_arm_that_fails_leaves_nothing_behind(make_moe, texts):
+def test_an_arm_that_fails_leaves_nothing_behind(make_moe, make_hook, texts):
     model = make_moe()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        evaluate(model, [Arm("misfit", FEWER, fits={0: torch.zeros(3, 3)})], texts, [], "all")
+        evaluate(model, [Arm("misfit", FEWER, {0: make_hook(hidden=3)})], texts, [], "all")
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 

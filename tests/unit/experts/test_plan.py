@@ -6,21 +6,19 @@ from safetensors.torch import save_file
 
 from vllm_edsd.errors import UserError
 from vllm_edsd.experts import plan as plans
-from vllm_edsd.experts.hook import Hook
 from vllm_edsd.fingerprint import model_fingerprint
 
 GOOD = {"model": "abc", "mode": "prefill", "num_hidden_layers": 3, "top_k": 4, "experts": {0: 2, 2: 4}}
-PLACE = plans.HookPlace(layer=2, rank=5)
+PLACE = plans.HookPlace(layers=(0, 2), rank=5)
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(make_hook, tmp_path):
     """A plan with a hook on disk."""
-    hook = Hook(16, 5)
-    torch.nn.init.normal_(hook.up)
+    hooks = {layer: make_hook(5, hidden=16, seed=layer) for layer in PLACE.layers}
     plan = plans.Plan(**GOOD, hook=PLACE, provenance={"data": "sha256:1"})
-    plans.write(plan, hook, tmp_path / "plan")
-    return tmp_path / "plan", plan, hook
+    plans.write(plan, hooks, tmp_path / "plan")
+    return tmp_path / "plan", plan, hooks
 
 
 @pytest.fixture
@@ -35,24 +33,26 @@ def change(folder, **changes):
 
 
 def test_a_plan_is_read_as_it_was_written(written):
-    folder, plan, hook = written
+    folder, plan, hooks = written
     assert plans.read(folder) == plan
     assert plans.read(folder).experts == {0: 2, 2: 4}
     assert plan.share == 6 / 8
-    found = plans.read_hook(folder, PLACE, 16)
-    assert torch.equal(found.down, hook.down) and torch.equal(found.up, hook.up)
+    found = plans.read_hooks(folder, PLACE, 16)
+    assert found.keys() == hooks.keys()
+    for layer, hook in hooks.items():
+        assert torch.equal(found[layer].down, hook.down) and torch.equal(found[layer].up, hook.up)
 
 
 def test_a_plan_without_a_hook(tmp_path):
     plan = plans.Plan(**GOOD)
-    plans.write(plan, None, tmp_path / "plan")
+    plans.write(plan, {}, tmp_path / "plan")
     assert plans.read(tmp_path / "plan") == plan
     assert [file.name for file in (tmp_path / "plan").iterdir()] == [plans.PLAN]
 
 
 def test_a_plan_replaces_the_one_before(written):
     folder, plan, _ = written
-    plans.write(plan.model_copy(update={"hook": None}), None, folder)
+    plans.write(plan.model_copy(update={"hook": None}), {}, folder)
     assert plans.read(folder).hook is None and not (folder / plans.HOOK).exists()
 
 
@@ -63,11 +63,12 @@ IMPOSSIBLE = [
     ({"experts": {"0": 2, "2": 4, "3": 1}}, "layer 3 is not one of 3"),
     ({"experts": {"0": 2, "2": 4, "-1": 1}}, "layer -1 is not one of 3"),
     ({"experts": {}}, "'experts' .* cannot be {}"),
-    ({"experts": {"0": 2}}, "the hook's layer 2 is no MoE layer of the plan"),
+    ({"experts": {"0": 2}}, r"the hook's layers \[2\] are no MoE layers of the plan"),
     ({"top_k": 0}, "'top_k' .* cannot be 0"),
     ({"num_hidden_layers": "many"}, "'num_hidden_layers' cannot be 'many'"),
     ({"mode": "decode"}, "'mode' .* cannot be 'decode'; give 'prefill' or 'all'"),
-    ({"hook": {"layer": 2, "rank": 0}}, r"'hook\.rank' cannot be 0"),
+    ({"hook": {"layers": [2], "rank": 0}}, r"'hook\.rank' cannot be 0"),
+    ({"hook": {"layers": [], "rank": 1}}, r"'hook\.layers' .*cannot be \[\]"),
     ({"budget": 1}, r"unknown key 'budget' \(value 1\); known: 'model', 'mode'"),
 ]
 
@@ -95,17 +96,19 @@ def test_what_is_no_plan_is_refused(place, written, tmp_path):
 
 def test_a_missing_hook_is_refused(written):
     (written[0] / plans.HOOK).unlink()
-    with pytest.raises(UserError, match=r"names a hook at layer 2 and has no hook\.safetensors; train it again"):
+    with pytest.raises(UserError, match=r"names a hook and has no hook\.safetensors; train it again"):
         plans.read(written[0])
 
 
 @pytest.mark.parametrize(
-    ("place", "hidden"), [(plans.HookPlace(layer=2, rank=6), 16), (PLACE, 17)], ids=["another rank", "another width"]
+    ("place", "hidden"),
+    [(PLACE.model_copy(update={"rank": 6}), 16), (PLACE, 17), (PLACE.model_copy(update={"layers": (0, 1)}), 16)],
+    ids=["another rank", "another width", "other layers"],
 )
 def test_a_hook_of_another_shape_is_refused(place, hidden, written):
     told = f"hook.safetensors is damaged or not for {hidden} dimensions at rank {place.rank} "
     with pytest.raises(UserError, match=told):
-        plans.read_hook(written[0], place, hidden)
+        plans.read_hooks(written[0], place, hidden)
 
 
 def cut(path):
@@ -113,23 +116,23 @@ def cut(path):
 
 
 def other(path):
-    save_file({"up": torch.zeros(16, 5)}, path)
+    save_file({"0.up": torch.zeros(16, 5)}, path)
 
 
 @pytest.mark.parametrize("spoil", [cut, other, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
 def test_a_damaged_hook_is_refused(spoil, written):
     spoil(written[0] / plans.HOOK)
     with pytest.raises(UserError, match=r"hook\.safetensors is damaged .*train it again"):
-        plans.read_hook(written[0], PLACE, 16)
+        plans.read_hooks(written[0], PLACE, 16)
 
 
-def test_settings_that_differ_have_different_marks(written, tmp_path):
-    folder, plan, hook = written
+def test_settings_that_differ_have_different_marks(written, make_hook, tmp_path):
+    folder, plan, hooks = written
     variants = {"same": plan.model_copy(update={"provenance": {}}), "k": plan.model_copy(update={"experts": {0: 1, 2: 4}})}
     for name, variant in variants.items():
-        plans.write(variant, hook, tmp_path / name)
-    plans.write(plan, Hook(16, 5), tmp_path / "hook")
-    plans.write(plan.model_copy(update={"hook": None}), None, tmp_path / "bare")
+        plans.write(variant, hooks, tmp_path / name)
+    plans.write(plan, {**hooks, 2: make_hook(5, hidden=16)}, tmp_path / "hook")
+    plans.write(plan.model_copy(update={"hook": None}), {}, tmp_path / "bare")
     marks = {name: plans.fingerprint(tmp_path / name) for name in ("same", "k", "hook", "bare")}
     assert marks.pop("same") == plans.fingerprint(folder)
     assert len({*marks.values(), plans.fingerprint(folder)}) == 4

@@ -3,7 +3,6 @@ import torch
 import transformers
 
 from vllm_edsd.errors import UserError
-from vllm_edsd.experts.hook import Hook
 from vllm_edsd.experts.reduction import reduced, strongest
 from vllm_edsd.experts.routed import routed_layers
 
@@ -73,14 +72,12 @@ def test_rows_of_a_batch_are_told_apart(family, make_moe, tokens):
         )
 
 
-def test_nothing_is_left_behind(family, make_moe, tokens):
+def test_nothing_is_left_behind(family, make_moe, make_hook, tokens):
     model, text = make_moe(family), tokens()
     before = logits(model, text)
-    hook = Hook(64, 4)
-    torch.nn.init.normal_(hook.up)
     with (
         pytest.raises(ZeroDivisionError),
-        reduced(routed_layers(model), dict.fromkeys(range(3), 1), everywhere(text), {1: hook}),
+        reduced(routed_layers(model), dict.fromkeys(range(3), 1), everywhere(text), {1: make_hook()}),
     ):
         assert hooks_left(model) == 4
         assert not torch.equal(logits(model, text), before)
@@ -89,22 +86,27 @@ def test_nothing_is_left_behind(family, make_moe, tokens):
     assert torch.equal(logits(model, text), before)
 
 
-def test_the_hook_changes_what_the_router_sees_where_rows_are_chosen(family, make_moe, tokens):
-    model, text = make_moe(family), tokens()
+def test_the_hook_is_added_beside_the_block_where_rows_are_chosen(family, make_moe, make_hook, tokens):
+    model, text, hook = make_moe(family), tokens(), make_hook()
     rows = torch.arange(text.shape[1])[None] < 9
-    hook = Hook(64, 4)
-    torch.nn.init.normal_(hook.up)
     layer = routed_layers(model)[1]
     seen = []
-    handle = layer.router.register_forward_pre_hook(lambda _, args: seen.append(args[0].view(-1, 64).clone()))
-    with torch.inference_mode():
+
+    def see():
+        return layer.block.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
+
+    with torch.no_grad():
+        handle = see()
         model(text, use_cache=False)
+        handle.remove()
         with reduced([layer], {}, rows, {1: hook}):
+            handle = see()  # behind the hook
             model(text, use_cache=False)
-        given, hooked = seen
-        torch.testing.assert_close(hooked, hook(given, rows[0].float()))
-    handle.remove()
-    assert torch.equal(given[9:], hooked[9:]) and (given[:9] != hooked[:9]).any(-1).all()
+            handle.remove()
+    (x, plain), (_, repaired) = seen
+    assert torch.equal(repaired[~rows], plain[~rows])
+    torch.testing.assert_close(repaired[rows], (plain + x @ hook.down.T @ hook.up.T)[rows])
+    assert (repaired[rows] != plain[rows]).any(-1).all()
 
 
 @pytest.mark.parametrize("renormalises", [True, False])

@@ -34,6 +34,7 @@ def evaluate(
     from vllm_edsd.experts.choices import read_questions
     from vllm_edsd.experts.evaluation import Arm
     from vllm_edsd.experts.evaluation import evaluate as measure
+    from vllm_edsd.experts.kept import keep
     from vllm_edsd.experts.ridge import fit
     from vllm_edsd.experts.texts import choose
     from vllm_edsd.training.export import environment
@@ -58,16 +59,15 @@ def evaluate(
     asked = [question for file in questions or [] for question in read_questions(file, encode, answer, choices, 4, seed)]
     whole = dict.fromkeys(planned.experts, planned.top_k)
     even = uniform(sorted(planned.experts), planned.top_k, planned.share)
-    fits = fit(model, choose(read_samples(calibration), calibration_texts, seed), planned.experts, planned.mode)
+    kept = keep(model, choose(read_samples(calibration), calibration_texts, seed), planned.experts)
     arms = [
         Arm("full", whole),
         Arm("uniform", even),
         Arm("graded", planned.experts),
-        Arm("ridge", planned.experts, fits=fits),
+        Arm("ridge", planned.experts, fit(model, kept, planned.experts, planned.mode)),
     ]
     if planned.hook:
-        hook = plans.read_hook(plan, planned.hook, model.config.hidden_size)
-        arms.append(Arm("hook", planned.experts, hook=(planned.hook.layer, hook)))
+        arms.append(Arm("hook", planned.experts, plans.read_hooks(plan, planned.hook, model.config.hidden_size)))
     with bar(Console(stderr=True)) as progress:
         task = progress.add_task("texts and questions", total=len(arms) * (len(chosen) + len(asked)), note="")
         scores = measure(model, arms, chosen, asked, planned.mode, lambda: progress.advance(task))

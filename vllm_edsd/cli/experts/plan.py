@@ -42,7 +42,7 @@ def plan(
         experts=counts,
         provenance={**environment(), "budget": budget, "profile": measured.provenance},
     )
-    write(found, None, out)
+    write(found, {}, out)
     expected = sum(curves[layer][count - 1] for layer, count in counts.items())
     shown = " ".join(str(count) for count in counts.values())
     Console().print(f"experts by layer: {shown}", f"share {found.share:.2f}, summed KL {expected:.3f} nats", sep="\n")

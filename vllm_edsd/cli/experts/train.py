@@ -13,23 +13,23 @@ def train(
     plan: Annotated[Path, typer.Option(help="Directory that `vllm-edsd experts plan` wrote.")],
     data: Annotated[Path, typer.Option(help="Directory that `vllm-edsd regen` wrote with this target.")],
     out: Annotated[Path, typer.Option(help="Directory for the plan with its hook.")],
-    layers: Annotated[str | None, typer.Option(help="Layers to try, as 0,4,8.  [default: eight, evenly spread]")] = None,
     texts: Annotated[int, typer.Option(min=2, help="Answers to train on.")] = 256,
-    sweep_texts: Annotated[int, typer.Option(min=2, help="Of those, how many each layer is tried on.")] = 48,
-    held_out: Annotated[int, typer.Option(min=1, help="Answers, not trained on, that choose the layer.")] = 16,
+    held_out: Annotated[int, typer.Option(min=1, help="Answers, not trained on, that it is judged by.")] = 16,
     rank: Annotated[int, typer.Option(min=1, help="Width of the hook.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = 5e-4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Train the hook at several layers on few answers, then at the best one on all; the target stays as it is."""
+    """Fit the hook to what each layer loses, then train all of it for the answers; the target stays as it is."""
     from vllm_edsd.bench.report import check_place
     from vllm_edsd.cli.experts.common import bar, load
     from vllm_edsd.cli.regen import restart_with_preloads
     from vllm_edsd.config import validate
     from vllm_edsd.errors import UserError
     from vllm_edsd.experts import plan as plans
+    from vllm_edsd.experts.kept import keep
+    from vllm_edsd.experts.start import start
     from vllm_edsd.experts.texts import choose
-    from vllm_edsd.experts.training import HookRecipe, divergence, keep
+    from vllm_edsd.experts.training import HookRecipe, mean_divergence
     from vllm_edsd.experts.training import train as train_hook
     from vllm_edsd.files import replaceable
     from vllm_edsd.training.export import environment
@@ -40,67 +40,40 @@ def train(
     recipe = validate(HookRecipe, {"rank": rank, "learning_rate": learning_rate, "seed": seed}, "experts train")
     planned = plans.read(plan)
     plans.check(planned, plan, target)
-    known = sorted(planned.experts)
-    # What the last layer makes of a prompt reaches nothing.
-    useful = [place for place in known if planned.mode == "all" or place < planned.num_hidden_layers - 1]
-    places = _places(layers, useful or known)
-    if unknown := [place for place in places if place not in planned.experts]:
-        raise UserError(f"layers {unknown} are no MoE layers of {plan}; it has {sorted(planned.experts)}")
     restart_with_preloads()
     chosen = choose(read_samples(data), texts + held_out, seed)
     model = load(target, "bfloat16")
+    width = model.config.hidden_size
+    if rank > width:
+        raise UserError(f"--rank {rank} is more than the {width} dimensions of {target}'s states; give {width} or less")
+    counts, mode = planned.experts, planned.mode
     console = Console(stderr=True)
     with bar(console) as progress:
         task = progress.add_task("states", total=len(chosen), note="")
-        kept = keep(model, chosen, planned.experts, planned.mode, lambda: progress.advance(task))
+        kept = keep(model, chosen, counts, lambda: progress.advance(task))
         used, control = kept[:texts], kept[texts:]
-
-        def fit(name: str, place: int, items: list) -> tuple:
-            task = progress.add_task(name, total=recipe.epochs * len(items), note="")
-            hook = train_hook(
-                model,
-                items,
-                planned.experts,
-                planned.mode,
-                place,
-                recipe,
-                lambda loss: progress.update(task, advance=1, note=f"loss {loss:.3f}"),
-            )
-            return hook, divergence(model, control, planned.experts, planned.mode, place, hook)
-
-        before = divergence(model, control, planned.experts, planned.mode, min(places), None)
-        tried = {place: fit(f"layer {place}", place, used[:sweep_texts])[1] for place in places}
-        best = min(tried, key=lambda place: tried[place])
-        hook, after = fit(f"layer {best}, all texts", best, used)
+        task = progress.add_task("fit", total=texts, note="")
+        hooks = start(model, used, counts, mode, rank, lambda: progress.advance(task))
+        divergences = {"without": mean_divergence(model, control, counts, mode, None)}
+        divergences["fitted"] = mean_divergence(model, control, counts, mode, hooks)
+        task = progress.add_task("training", total=recipe.epochs * texts, note="")
+        show = lambda loss: progress.update(task, advance=1, note=f"loss {loss:.3f}")  # noqa: E731
+        train_hook(model, used, counts, mode, hooks, recipe, show)
+        divergences["trained"] = mean_divergence(model, control, counts, mode, hooks)
     provenance = {
         **environment(),
         "data": f"sha256:{fingerprint(data)}",
         "recipe": recipe.model_dump(),
         "texts": texts,
-        "sweep": {"texts": sweep_texts, "held_out_kl": tried},
-        "held_out": {"texts": held_out, "kl_without": before, "kl_with": after},
+        "held_out": {"texts": held_out, "kl": divergences},
         "plan": planned.provenance,
     }
-    place = plans.HookPlace(layer=best, rank=rank)
-    plans.write(planned.model_copy(update={"hook": place, "provenance": provenance}), hook, out)
-    table = Table("layer", "held-out KL (nats)")
-    table.add_row("no hook", f"{before:.4f}")
-    for tested, value in tried.items():
-        table.add_row(f"{tested}, {sweep_texts} texts", f"{value:.4f}")
-    table.add_row(f"{best}, {texts} texts", f"{after:.4f}")
+    place = plans.HookPlace(layers=tuple(sorted(hooks)), rank=rank)
+    plans.write(planned.model_copy(update={"hook": place, "provenance": provenance}), hooks, out)
+    table = Table("hook", "held-out KL (nats)")
+    for name, value in divergences.items():
+        table.add_row(name, f"{value:.4f}")
     Console().print(table)
-    if after >= before:
-        console.print("this hook does not help: serve the plan without it, or try more texts, other layers or a lower rate")
+    if divergences["trained"] >= divergences["without"]:
+        console.print("this hook does not help: serve the plan without it, or try more texts or a lower rate")
     console.print(f"wrote {out}")
-
-
-def _places(given: str | None, known: list[int]) -> list[int]:
-    from vllm_edsd.errors import UserError
-
-    if given is None:
-        count = min(8, len(known))
-        return sorted({known[place * (len(known) - 1) // max(1, count - 1)] for place in range(count)})
-    try:
-        return [int(part) for part in given.split(",")]
-    except ValueError:
-        raise UserError(f"--layers {given!r} is no list of layers; give numbers such as 0,4,8") from None
