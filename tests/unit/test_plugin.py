@@ -146,8 +146,9 @@ def test_a_family_that_vllm_has_changed_is_refused(name, monkeypatch):
         serve.check_aux_hidden_states(TargetShape("some-target", 64, 256, 4, (name,)))
 
 
-def test_options_name_our_class_where_the_target_needs_it(make_target, make_drafter, monkeypatch):
+def test_options_name_our_class_where_the_target_needs_it(vanilla, make_target, make_drafter, monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    plugin.register()
     drafter, olmoe = str(make_drafter()), make_target("olmoe", architectures=["OlmoeForCausalLM"])
     found = vllm_edsd.options(drafter, str(olmoe))
     assert found["hf_overrides"] == {"architectures": ["EdsdOlmoeForCausalLM"]}
