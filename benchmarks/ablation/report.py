@@ -114,7 +114,7 @@ def draw(arms: dict[str, Runs], sets: list[str], path: Path) -> None:
     left.set_yticks(range(len(arms)), list(arms))
     left.invert_yaxis()
     left.set_xlabel("acceptance length, mean over seeds, 95%")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(sets))
     for place, (arm, runs) in enumerate(arms.items()):
         curve = runs[0]["curve"]
         style = ("-", "--", ":")[place // 10]
