@@ -1,6 +1,7 @@
 """How fast a plan reads prompts, beside the whole target: python benchmarks/experts_prefill.py TARGET PLAN PROMPTS OUT.
 
-One engine, in which the plan is switched off and on from round to round, so that both arms share every other circumstance.
+One engine, in which the plan and its hook are switched off and on from round to round, so that the arms share every other
+circumstance: the whole target, the plan without its hook, and with it.
 The bound is 1 / (1 - f + f * k'/k): f is the routed experts' share of the whole target's time, measured in the same run.
 """
 
@@ -32,33 +33,41 @@ def main(target: Path, plan: Path, prompts: Path, out: Path) -> None:
 
 
 def measure(target: Path, plan: Path, prompts: Path, dtype: str, share: float) -> dict[str, Any]:
-    """Medians over the rounds of prefill tokens per second, whole and cut, and what they come to."""
+    """Medians over the rounds of prefill tokens per second by arm, and what they come to."""
     import vllm_edsd
+    from vllm_edsd.experts.hook import Hook
+    from vllm_edsd.experts.plan import read
 
     tokens = texts(target, prompts)
     llm = engine(target, dtype, tokens, **vllm_edsd.options(None, str(target), experts=str(plan)))
     held = worker(llm)
     spent = watch(held.model_runner.get_model())
-    seconds: dict[str, list[float]] = {"whole": [], "cut": []}
+    seconds: dict[str, list[float]] = {"whole": [], "plan": []} | ({"hook": []} if read(plan).hook else {})
+    repair = Hook.forward
     shares = []
-    for turn in range(2 * (ROUNDS + 1)):
-        arm = "whole" if turn % 2 else "cut"
-        held.rows.set = types.MethodType(type(held.rows).set if arm == "cut" else cut_nothing, held.rows)
+    for turn in range(len(seconds) * (ROUNDS + 1)):
+        arm = list(seconds)[turn % len(seconds)]
+        held.rows.set = types.MethodType(cut_nothing if arm == "whole" else type(held.rows).set, held.rows)
+        Hook.forward = repair if arm == "hook" else lambda *_: 0.0
         spent.clear()
         took = prefill(llm, tokens)
-        if turn > 1:  # the first of each arm warms up
+        if turn >= len(seconds):  # the first of each arm warms up
             seconds[arm].append(took)
             if arm == "whole":
                 shares.append(sum(spent) / took)
     f = statistics.median(shares)
-    speedup = statistics.median(whole / cut for whole, cut in zip(seconds["whole"], seconds["cut"], strict=True))
     bound = 1 / (1 - f + f * share)
+    speedups = {
+        arm: statistics.median(whole / cut for whole, cut in zip(seconds["whole"], values, strict=True))
+        for arm, values in seconds.items()
+        if arm != "whole"
+    }
     return {
         "prefill_tokens_per_s": {arm: BATCH * LENGTH / statistics.median(values) for arm, values in seconds.items()},
-        "speedup": speedup,
+        "speedup": speedups,
         "experts_share_of_time": f,
         "bound": bound,
-        "share_of_bound": speedup / bound,
+        "share_of_bound": {arm: speedup / bound for arm, speedup in speedups.items()},
         "rounds": ROUNDS,
         "seconds": seconds,
     }
@@ -66,7 +75,6 @@ def measure(target: Path, plan: Path, prompts: Path, dtype: str, share: float) -
 
 def cut_nothing(rows: Any, chosen: Any) -> None:
     """In the place of `Rows.set`."""
-    rows.mask.zero_()
     rows.cut = rows.whole = None
 
 

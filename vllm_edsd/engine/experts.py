@@ -1,7 +1,7 @@
 """Fewer experts per token inside vLLM: what is changed of a loaded MoE target.
 
-Each MoE layer's routing is cut to the plan's number of experts just before its kernel runs, and beside the MoE block stands
-the hook's part for the layer. Which tokens are cut is a matter of position alone: a request's text does not
+Each MoE layer's routing is cut to the plan's number of experts just before its kernel runs, and what the kernel gives is
+repaired by the hook's part for the layer. Which tokens are cut is a matter of position alone: a request's text does not
 depend on what it was batched with, whether its prompt came in chunks, or whether it was preempted.
 """
 
@@ -21,12 +21,12 @@ from vllm_edsd.experts.usage import Usage
 class Rows:
     """Which of a step's tokens are cut; shared by all layers, and set before each step.
 
-    `mask` [max tokens], 1 where a row is cut, is read by the hook inside compiled code. Outside it the routing reads `cut`
-    and `whole`, the places of the rows that are and are not, None where none is; `live` is false in steps that serve nobody.
+    `cut` and `whole` are the places of the rows that are and are not, None where none is; `live` is false in steps that
+    serve nobody. Compiled code never reads them: the kernel's operator is opaque to it.
     """
 
-    def __init__(self, size: int, device: torch.device, everything: bool):
-        self.mask = torch.full((size,), float(everything), device=device)
+    def __init__(self, device: torch.device, everything: bool):
+        self.device = device
         self.everything = everything
         self.live = False
         self.cut: torch.Tensor | None = None
@@ -37,12 +37,10 @@ class Rows:
         self.live = chosen is not None
         if self.everything:
             return
-        self.mask.zero_()
         self.cut = self.whole = None
         if chosen is not None and bool(chosen.any()):
-            self.mask[: len(chosen)] = chosen.to(self.mask)
-            self.cut = chosen.nonzero()[:, 0].to(self.mask.device)
-            self.whole = (~chosen).nonzero()[:, 0].to(self.mask.device)
+            self.cut = chosen.nonzero()[:, 0].to(self.device)
+            self.whole = (~chosen).nonzero()[:, 0].to(self.device)
 
 
 def install(model: torch.nn.Module, config: Any, folder: Path, mode: plans.Mode) -> tuple[Rows, Usage]:
@@ -53,18 +51,18 @@ def install(model: torch.nn.Module, config: Any, folder: Path, mode: plans.Mode)
     plan = plans.read(folder)
     text = config.model_config.hf_text_config
     plans.check_sizes(plan, folder, "the target", text)
-    rows = Rows(config.scheduler_config.max_num_batched_tokens, next(model.parameters()).device, mode == "all")
+    rows = Rows(next(model.parameters()).device, mode == "all")
     found = {module.layer_id: (name, module) for name, module in model.named_modules() if isinstance(module, MoERunner)}
     if missing := sorted(plan.experts.keys() ^ found.keys()):
         raise UserError(f"plan {folder} and the target differ in which layers have experts: {missing}; plan anew")
     count = next(iter(found.values()))[1].moe_config.num_experts
-    usage = Usage(sorted(found), count, rows.mask.device)
+    usage = Usage(sorted(found), count, rows.device)
     hooks = plans.read_hooks(folder, plan.hook, text.hidden_size) if plan.hook else {}
+    for hook in hooks.values():
+        hook.to(rows.device, config.model_config.dtype).requires_grad_(False)
     for layer, (name, runner) in sorted(found.items()):
         _check(runner, name)
-        _cut(runner, plan.experts[layer], rows, usage, layer)
-        if layer in hooks:
-            _hook(model.get_submodule(name.rpartition(".")[0]), hooks[layer], rows)
+        _cut(runner, plan.experts[layer], rows, usage, layer, _of_this_rank(hooks.get(layer), runner, name))
     return rows, usage
 
 
@@ -86,8 +84,19 @@ def _check(runner: MoERunner, name: str) -> None:
         raise UserError("--enable-eplb moves experts by how often all of them are used; leave it or --edsd.experts out")
 
 
-def _cut(runner: MoERunner, k: int, rows: Rows, usage: Usage, layer: int) -> None:
-    """Puts ourselves between the router and the kernel of one layer."""
+def _of_this_rank(hook: Hook | None, runner: MoERunner, name: str) -> Hook | None:
+    """The hook's part for one layer, on the first of the ranks alone, since what their kernels give is summed."""
+    if hook is None:
+        return None
+    if runner.routed_scaling_factor != 1.0 or runner.routed_input_transform is not None:
+        raise UserError(
+            f"layer {name} scales or transforms what its experts give, where a hook cannot stand; plan without one"
+        )
+    return hook if runner.moe_config.tp_rank == 0 else None
+
+
+def _cut(runner: MoERunner, k: int, rows: Rows, usage: Usage, layer: int, hook: Hook | None) -> None:
+    """Puts ourselves between the router and the kernel of one layer, and the hook behind it."""
     experts: Any = runner.routed_experts
     original = experts.forward_modular
     renormalises = bool(getattr(runner.router, "renormalize", False))
@@ -99,6 +108,12 @@ def _cut(runner: MoERunner, k: int, rows: Rows, usage: Usage, layer: int) -> Non
     def fewer(weights: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values, places = largest(weights, k, renormalises)
         return values, ids.gather(-1, places)
+
+    def repaired(x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, **shared: Any) -> torch.Tensor:
+        if hook is None:
+            return original(x, weights, ids, **shared)
+        repair = hook(x)  # first, since the kernel may write into what it is given
+        return original(x, weights, ids, **shared) + repair
 
     def forward_modular(
         x: torch.Tensor,
@@ -114,12 +129,12 @@ def _cut(runner: MoERunner, k: int, rows: Rows, usage: Usage, layer: int) -> Non
         if rows.everything or (rows.cut is not None and len(rows.cut) == len(x)):
             weights, chosen = fewer(topk_weights, topk_ids)
             count(topk_ids, chosen)
-            return original(x, weights, chosen, **shared)
+            return repaired(x, weights, chosen, **shared)
         weights, chosen = fewer(topk_weights[rows.cut], topk_ids[rows.cut])
         others = topk_ids[rows.whole]
         count(topk_ids, chosen, others)
         output = torch.empty_like(x)
-        output[rows.cut] = original(x[rows.cut], weights, chosen, **shared)
+        output[rows.cut] = repaired(x[rows.cut], weights, chosen, **shared)
         output[rows.whole] = original(x[rows.whole], topk_weights[rows.whole], others)
         return output
 
@@ -127,30 +142,3 @@ def _cut(runner: MoERunner, k: int, rows: Rows, usage: Usage, layer: int) -> Non
     # On a GPU vLLM calls the opaque operator anyway; on the CPU it would trace into the kernel and freeze the branch above.
     shared_op, plain_op = torch.ops.vllm.moe_forward_shared, torch.ops.vllm.moe_forward
     runner._forward_entry = plain_op if runner.shared_experts is None else shared_op
-
-
-def _hook(block: Any, hook: Hook, rows: Rows) -> None:
-    weight = next(block.parameters())
-    served = _ServedHook(hook).to(weight.device, weight.dtype).requires_grad_(False)
-    served.mask = torch.nn.Buffer(rows.mask, persistent=False)
-    block.add_module("edsd_hook", served)
-    original = block.forward
-
-    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        repair = served(hidden_states)  # first, since the kernel may write into what it is given
-        return original(hidden_states, *args, **kwargs) + repair
-
-    block.forward = forward
-
-
-class _ServedHook(torch.nn.Module):
-    """The hook over a step's rows [tokens, d]."""
-
-    mask: torch.Tensor
-
-    def __init__(self, hook: Hook):
-        super().__init__()
-        self.hook = hook
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.hook(states, self.mask[: states.shape[0]])

@@ -1,7 +1,7 @@
 """The repair module, after HookMoE: in each layer that lost experts, B A x beside its MoE block; trained as one.
 
 The paper's stands before one block and is not known in detail; before a block, where its router sees x + B act(A x), a
-twentieth of the loss came back, beside the blocks a third (docs/results/experts.md) [ours].
+twentieth of the loss came back, beside the blocks three tenths (docs/results/experts.md) [ours].
 """
 
 import torch
@@ -16,7 +16,6 @@ class Hook(nn.Module):
         super().__init__()
         self.down, self.up = nn.Parameter(down), nn.Parameter(up)
 
-    def forward(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """What to add to y, as x [..., d], and zero where `rows` [...] is 0."""
-        repair = F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
-        return rows[..., None].to(x.dtype) * repair
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What to add to y, as x [..., d]."""
+        return F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))

@@ -49,7 +49,9 @@ def reduced(
         hook = (hooks or {}).get(routed.index)
         if hook is not None:
             handles.append(
-                routed.block.register_forward_hook(lambda _, args, output, hook=hook: output + hook(args[0], rows))
+                routed.block.register_forward_hook(
+                    lambda _, args, output, hook=hook: output + rows[..., None].to(output.dtype) * hook(args[0])
+                )
             )
     try:
         yield

@@ -28,13 +28,18 @@ def make_runner(layer, renormalize=False):
 
     def kernel(x, weights, ids, shared_experts=None, shared_experts_input=None):
         given.append((x, weights, ids))
-        return x * weights.sum(1, keepdim=True)
+        output = x * weights.sum(1, keepdim=True)
+        if x is not STATES:
+            x.fill_(float("nan"))
+        return output
 
     method = SimpleNamespace(is_monolithic=False)
     facts = {
         "layer_name": f"model.layers.{layer}.mlp.experts",
         "routed_experts": SimpleNamespace(quant_method=method, expert_map=None, forward_modular=kernel),
-        "moe_config": SimpleNamespace(dp_size=1, pcp_size=1, is_sequence_parallel=False, num_experts=8),
+        "moe_config": SimpleNamespace(dp_size=1, pcp_size=1, is_sequence_parallel=False, num_experts=8, tp_rank=0),
+        "routed_scaling_factor": 1.0,
+        "routed_input_transform": None,
         "router": SimpleNamespace(eplb_state=None, renormalize=renormalize),
         "_shared_experts": None,
     }
@@ -48,17 +53,17 @@ class Block(nn.Module):
         self.gate = nn.Linear(HIDDEN, 8, bias=False)
         self.experts = runner
 
-    def forward(self, hidden_states):
-        return hidden_states.mul_(2)
-
 
 @pytest.fixture
 def built(tmp_path):
     """Installs a plan in a model of two layers; gives the model, what its kernels saw, and what `install` returned."""
 
-    def build(mode="prefill", renormalize=False, change=lambda runner: None, config=None, **changes):
+    def build(
+        mode="prefill", renormalize=False, change=lambda runner: None, hooked=lambda runner: None, config=None, **changes
+    ):
         runners, seen = zip(*(make_runner(layer, renormalize) for layer in range(2)), strict=True)
         change(runners[0])
+        hooked(runners[1])
         model = nn.Module()
         model.layers = nn.ModuleList(Block(runner) for runner in runners)
         hook = Hook(torch.randn(3, HIDDEN), torch.ones(HIDDEN, 3))
@@ -66,8 +71,7 @@ def built(tmp_path):
         plans.write(plan, {1: hook}, tmp_path / "plan")
         text = {"num_hidden_layers": 2, "num_experts_per_tok": TOP_K, "hidden_size": HIDDEN} | (config or {})
         given = SimpleNamespace(
-            model_config=SimpleNamespace(hf_text_config=SimpleNamespace(**text)),
-            scheduler_config=SimpleNamespace(max_num_batched_tokens=16),
+            model_config=SimpleNamespace(hf_text_config=SimpleNamespace(**text), dtype=torch.float32),
         )
         rows, usage = experts.install(model, given, tmp_path / "plan", mode)
         return SimpleNamespace(blocks=model.layers, seen=seen, rows=rows, usage=usage, hook=hook)
@@ -75,8 +79,8 @@ def built(tmp_path):
     return build
 
 
-def route(block):
-    return block.experts.routed_experts.forward_modular(STATES, WEIGHTS, IDS)
+def route(block, states=STATES):
+    return block.experts.routed_experts.forward_modular(states, WEIGHTS, IDS)
 
 
 def test_prompts_are_cut_and_the_rest_is_not(built):
@@ -119,7 +123,6 @@ def test_mode_all_cuts_everything_and_counts_what_is_served_only(built):
     route(found.blocks[0])
     assert [ids.shape[1] for _, _, ids in found.seen[0]] == [2, 2, 2]
     assert found.usage.read()[0][:3] == [5, 20, 10]
-    assert found.rows.mask.tolist() == [1.0] * 16
 
 
 def test_after_a_step_nothing_is_cut(built):
@@ -128,20 +131,35 @@ def test_after_a_step_nothing_is_cut(built):
     found.rows.set(None)
     route(found.blocks[0])
     assert found.seen[0][0][2] is IDS
-    assert not found.rows.mask.any()
+    assert found.rows.cut is None
     assert found.usage.read()[0] == [0.0] * 6
 
 
-def test_the_hook_stands_beside_its_layer_and_for_its_rows(built):
-    found = built()
-    rows = torch.tensor([True, False, True, True, False])
-    found.rows.set(rows)
-    for given in (found.blocks[1](STATES.clone()), found.blocks[1](hidden_states=STATES.clone())):
-        # The kernel doubles what it is given in place; the repair is of what it was given.
-        torch.testing.assert_close(given, 2 * STATES + found.hook(STATES, rows))
-        assert torch.equal(given[~rows], 2 * STATES[~rows]) and (given[2] != 2 * STATES[2]).all()
-    assert torch.equal(found.blocks[0](STATES.clone()), 2 * STATES)
-    assert not any(parameter.requires_grad for parameter in found.blocks[1].edsd_hook.parameters())
+def test_the_hook_repairs_the_rows_that_are_cut(built):
+    found = built(experts={0: 2, 1: 2})
+    cut = torch.tensor([True, False, True, True, False])
+    for chosen in (cut, torch.ones(5, dtype=torch.bool), torch.zeros(5, dtype=torch.bool)):
+        found.rows.set(chosen)
+        # The kernel writes into what it is given; the repair is of what it was given.
+        plain, repaired = (route(block, STATES.clone()) for block in found.blocks)
+        torch.testing.assert_close(repaired, plain + chosen[:, None] * found.hook(STATES))
+        assert (repaired[1:] != plain[1:]).any(1).equal(chosen[1:])  # the first token's state is zero
+        assert not repaired.requires_grad
+
+
+def test_the_first_rank_alone_adds_the_repair(built):
+    def second(runner):
+        runner.moe_config.tp_rank = 1
+
+    found = built(hooked=second, experts={0: 2, 1: 2})
+    found.rows.set(torch.ones(5, dtype=torch.bool))
+    assert torch.equal(route(found.blocks[0]), route(found.blocks[1]))
+
+
+@pytest.mark.parametrize("fact", [{"routed_scaling_factor": 2.0}, {"routed_input_transform": nn.Identity()}], ids=str)
+def test_a_hook_where_what_experts_give_is_changed_is_refused(fact, built):
+    with pytest.raises(UserError, match=r"layer layers\.1\.experts scales or transforms what its experts give"):
+        built(hooked=lambda runner: [setattr(runner, *item) for item in fact.items()])
 
 
 def test_a_monolithic_kernel_is_refused_with_the_backend_to_choose(built):

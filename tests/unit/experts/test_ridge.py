@@ -40,7 +40,7 @@ def left(model, hooks, counts):
         for item in keep(model, texts(4, seed=8), counts):
             for index, x, errors in lost(model, item, counts, "prefill"):
                 if index in hooks:
-                    repair = hooks[index](x, torch.ones(len(x)))
+                    repair = hooks[index](x)
                     sums[index] += torch.stack([(errors - repair).square().sum(), errors.square().sum()])
     return {index: float((missed / all_of_it).sqrt()) for index, (missed, all_of_it) in sums.items()}
 
@@ -57,7 +57,7 @@ def test_a_planted_linear_error_is_repaired(planted):
     kept = keep(model, texts(), ONE)
     for hooks in (fit(model, kept, ONE, "prefill"), start(model, kept, ONE, "all", 64)):
         assert hooks.keys() == {0, 1, 2}
-        assert max(left(model, hooks, ONE).values()) < 0.5  # the ridge keeps some of it
+        assert max(left(model, hooks, ONE).values()) < 0.4  # the ridge keeps some of it
 
 
 def test_a_planted_error_of_low_rank_is_repaired_by_that_rank(planted):
@@ -88,7 +88,7 @@ def test_the_fit_makes_each_layers_error_smaller(family, mode, make_moe):
         with reduced(layers, counts, torch.ones(1, x.shape[1], dtype=torch.bool)):
             fewer = layers[0].block(x)
         missing = full - fewer
-        assert (missing - fits[0](x, torch.ones(x.shape[:2]))).square().mean() < 0.97 * missing.square().mean()
+        assert (missing - fits[0](x)).square().mean() < 0.97 * missing.square().mean()
 
 
 def test_the_gradients_choose_what_a_low_rank_repairs(planted):

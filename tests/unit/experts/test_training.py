@@ -71,14 +71,5 @@ def test_a_plan_that_cuts_nothing_needs_no_repair(make_moe, texts):
         keep(make_moe(), texts, dict.fromkeys(range(3), 4))
 
 
-def test_a_hook_is_for_its_rows_alone(make_hook):
-    hook, x = make_hook(3, hidden=6), torch.randn(2, 4, 6)
-    rows = torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1]])
-    found = hook(x, rows)
-    assert not found[rows == 0].any()
-    torch.testing.assert_close(found[rows == 1], (x @ hook.down.T @ hook.up.T)[rows == 1])
-
-
 def test_a_hook_keeps_the_dtype(make_hook):
-    found = make_hook(3, hidden=6)(torch.randn(2, 6, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bool))
-    assert found.dtype == torch.bfloat16
+    assert make_hook(3, hidden=6)(torch.randn(2, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -57,7 +57,10 @@ def train(
         divergences = {"without": mean_divergence(model, control, counts, mode, None)}
         divergences["fitted"] = mean_divergence(model, control, counts, mode, hooks)
         task = progress.add_task("training", total=recipe.epochs * texts, note="")
-        show = lambda loss: progress.update(task, advance=1, note=f"loss {loss:.3f}")  # noqa: E731
+
+        def show(loss: float) -> None:
+            progress.update(task, advance=1, note=f"loss {loss:.3f}")
+
         train_hook(model, used, counts, mode, hooks, recipe, show)
         divergences["trained"] = mean_divergence(model, control, counts, mode, hooks)
     provenance = {
