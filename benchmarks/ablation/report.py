@@ -19,12 +19,12 @@ def main(path: Path, compared: str | None = None) -> None:
     plan, arms = result["plan"], {}
     for run in result["runs"]:
         arms.setdefault(run["arm"], []).append(run)
-    name = compared or plan["reference"]
-    reference = arms[name]
+    against = compared or plan["reference"]
+    reference = arms[against]
     sets = list(plan["prompts"])
     print(f"    {result['command']}\n")
     table(
-        ["arm", "parameters", *sets, f"all, against {name}"],
+        ["arm", "parameters", *sets, f"all, against {against}"],
         [
             [arm, f"{runs[0]['parameters'] / 1e6:.2f}M"]
             + [interval([run["acceptance_length"][name] for run in runs]) for name in sets]

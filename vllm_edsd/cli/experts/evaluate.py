@@ -1,6 +1,7 @@
 """`vllm-edsd experts eval`: what a plan costs, beside its baselines."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,16 +60,18 @@ def evaluate(
     asked = [question for file in questions or [] for question in read_questions(file, encode, answer, choices, 4, seed)]
     whole = dict.fromkeys(planned.experts, planned.top_k)
     even = uniform(sorted(planned.experts), planned.top_k, planned.share)
-    kept = keep(model, choose(read_samples(calibration), calibration_texts, seed), planned.experts)
-    arms = [
-        Arm("full", whole),
-        Arm("uniform", even),
-        Arm("graded", planned.experts),
-        Arm("ridge", planned.experts, fit(model, kept, planned.experts, planned.mode)),
-    ]
-    if planned.hook:
-        arms.append(Arm("hook", planned.experts, plans.read_hooks(plan, planned.hook, model.config.hidden_size)))
     with bar(Console(stderr=True)) as progress:
+        task = progress.add_task("ridge fit", total=2 * calibration_texts, note="")
+        step = functools.partial(progress.advance, task)
+        kept = keep(model, choose(read_samples(calibration), calibration_texts, seed), planned.experts, step)
+        arms = [
+            Arm("full", whole),
+            Arm("uniform", even),
+            Arm("graded", planned.experts),
+            Arm("ridge", planned.experts, fit(model, kept, planned.experts, planned.mode, step)),
+        ]
+        if planned.hook:
+            arms.append(Arm("hook", planned.experts, plans.read_hooks(plan, planned.hook, model.config.hidden_size)))
         task = progress.add_task("texts and questions", total=len(arms) * (len(chosen) + len(asked)), note="")
         scores = measure(model, arms, chosen, asked, planned.mode, lambda: progress.advance(task))
     result = {

@@ -20,6 +20,8 @@ def train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Fit the hook to what each layer loses, then train all of it for the answers; the target stays as it is."""
+    from transformers import AutoConfig
+
     from vllm_edsd.bench.report import check_place
     from vllm_edsd.cli.experts.common import bar, load
     from vllm_edsd.cli.regen import restart_with_preloads
@@ -40,12 +42,12 @@ def train(
     recipe = validate(HookRecipe, {"rank": rank, "learning_rate": learning_rate, "seed": seed}, "experts train")
     planned = plans.read(plan)
     plans.check(planned, plan, target)
+    width = AutoConfig.from_pretrained(target).hidden_size
+    if rank > width:
+        raise UserError(f"--rank {rank} is more than the {width} dimensions of {target}'s states; give {width} or less")
     restart_with_preloads()
     chosen = choose(read_samples(data), texts + held_out, seed)
     model = load(target, "bfloat16")
-    width = model.config.hidden_size
-    if rank > width:
-        raise UserError(f"--rank {rank} is more than the {width} dimensions of {target}'s states; give {width} or less")
     counts, mode = planned.experts, planned.mode
     console = Console(stderr=True)
     with bar(console) as progress:
