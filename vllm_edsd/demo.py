@@ -47,7 +47,7 @@ def run_demo() -> None:
                 ("none", "edsd"),
                 prompts,
                 num_tokens=DEFAULT_TOKENS[True],
-                policies=("fixed:2",) if serve.policy_obstacle({}) else (ADAPTIVE,),
+                policies=("fixed:2",) if serve.place({}).worker else (ADAPTIVE,),
                 max_tokens=MAX_TOKENS,
                 enforce_eager=True,
             ),

@@ -15,6 +15,7 @@ from typing import Any
 from vllm_edsd.config import ServeConfig, validate
 from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.errors import UserError
+from vllm_edsd.place import Place
 from vllm_edsd.serving import ADMIN_TOKEN, administration, costs, engine_arguments, from_environment, variable
 from vllm_edsd.serving import prepare as ready
 from vllm_edsd.targets import check_exists
@@ -24,7 +25,7 @@ RIVALS = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
 # The options that turn us on; all others say how.
 STARTERS = {"drafter", "experts"}
 Prepare = Callable[..., None]  # engine.serve.prepare
-Obstacle = Callable[[Mapping[str, Any]], str | None]
+Where = Callable[[Mapping[str, Any]], Place]  # engine.serve.place
 
 
 def asked_for(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
@@ -33,10 +34,10 @@ def asked_for(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     return flagged or not STARTERS.isdisjoint(from_environment(environ))
 
 
-def extend(parser: argparse.ArgumentParser, prepare: Prepare, obstacle: Obstacle) -> None:
+def extend(parser: argparse.ArgumentParser, prepare: Prepare, where: Where) -> None:
     """Adds `--edsd` to `parser` and lets every parse that uses it (or EDSD_DRAFTER) fill in `speculative_config` and so on.
 
-    `obstacle` says of the parsed arguments why draft lengths cannot adapt; `prepare` is called with the target, if its
+    `where` says of the parsed arguments what can be used there; `prepare` is called with the target, if its
     configuration is readable and it must fit, before the parse returns. A user's mistake ends the process with one message
     and status 2.
     """
@@ -50,7 +51,7 @@ def extend(parser: argparse.ArgumentParser, prepare: Prepare, obstacle: Obstacle
             found, rest = parse(arguments, namespace)
             # vLLM parses an empty line to learn its defaults: those must not depend on the environment.
             if arguments:
-                apply(found, os.environ, prepare, obstacle)
+                apply(found, os.environ, prepare, where)
         except UserError as error:
             parser.exit(2, f"{parser.prog}: error: {error}\n")
         return found, rest
@@ -58,7 +59,7 @@ def extend(parser: argparse.ArgumentParser, prepare: Prepare, obstacle: Obstacle
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign,assignment]
 
 
-def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Prepare, obstacle: Obstacle) -> None:
+def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Prepare, where: Where) -> None:
     """Replaces what `--edsd` and `environ` say by vLLM's own arguments; the flag wins. Raises UserError."""
     flagged = vars(namespace).pop("edsd", {})
     from_env = from_environment(environ)
@@ -84,7 +85,7 @@ def apply(namespace: argparse.Namespace, environ: Mapping[str, str], prepare: Pr
     check_exists(name)
     target = _as_built(read_target(name, getattr(namespace, "revision", None)), namespace)
     coefficients = costs(config, name, getattr(namespace, "dtype", "auto"))
-    arguments = engine_arguments(config, target, obstacle(vars(namespace)), coefficients)
+    arguments = engine_arguments(config, target, where(vars(namespace)), coefficients)
     if environ.get(ADMIN_TOKEN):
         arguments["middleware"] = [*getattr(namespace, "middleware", []), administration(environ[ADMIN_TOKEN], arguments)]
     for argument, value in arguments.items():

@@ -10,12 +10,14 @@ from vllm_edsd.drafters.checkpoint import check, model_free, resolve
 from vllm_edsd.drafters.target import TargetShape, read_target
 from vllm_edsd.engine.hooks import lending
 from vllm_edsd.errors import UserError
+from vllm_edsd.place import Place
 from vllm_edsd.targets import check_exists
 
 ADAPTIVE = "evict"
 BESIDE = "lookup"  # what stands beside a drafter under that policy
 EXPERTS_WORKER = "vllm_edsd.engine.experts_worker.ExpertsCPUWorker"
 WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
+GPU_WORKER = "vllm_edsd.engine.v2.worker.AdaptiveGPUWorker"
 CUSTOM_CLASS = "vllm_edsd.engine.custom_proposer.CustomProposer"
 # A fixed length must do for many requests at a time as well, where longer ones lose (docs/results/scoring.md).
 DEFAULT_TOKENS = {False: 2, True: 8}
@@ -54,20 +56,20 @@ def costs(config: ServeConfig, target: str | None, dtype: str | None) -> list[fl
 
 
 def engine_arguments(
-    config: ServeConfig, target: TargetShape | None, obstacle: str | None, coefficients: list[float] | None = None
+    config: ServeConfig, target: TargetShape | None, place: Place, coefficients: list[float] | None = None
 ) -> dict[str, Any]:
     """vLLM's own arguments: `speculative_config` and, where our worker is needed, `worker_cls` and `additional_config`.
 
-    It is for a policy that adapts and for block verification; `obstacle` says why it cannot be used here, None where it can.
+    It is for a policy that adapts and for block verification, where `place` says that it can be used.
     `coefficients` are a cost profile's. Fewer experts (`config.experts`) go with any drafter or none. For a `target` whose
     vLLM class gives no hidden states, `hf_overrides` name ours.
     Raises UserError for a drafter that is absent, damaged or not made for `target`, for a record that has no place, and for
-    what the obstacle forbids.
+    what cannot be used there.
     """
     _check_record(config.record)
-    arguments = _speculation(config, target, obstacle, coefficients)
+    arguments = _speculation(config, target, place, coefficients)
     if config.experts is not None:
-        return _with_experts(arguments, config, target, obstacle)
+        return _with_experts(arguments, config, target, place)
     if config.experts_mode != ServeConfig.model_fields["experts_mode"].default:
         raise UserError(
             f"experts_mode {config.experts_mode!r} is for fewer experts, and there is no plan; give experts, or leave it out"
@@ -75,13 +77,13 @@ def engine_arguments(
     return arguments
 
 
-def default_policy(obstacle: str | None) -> str:
-    """The policy of a drafter with weights where none is asked for; `obstacle` as in `engine_arguments`."""
-    return "fixed" if obstacle else ADAPTIVE
+def default_policy(place: Place) -> str:
+    """The policy of a drafter with weights where none is asked for."""
+    return "fixed" if place.worker else ADAPTIVE
 
 
 def _speculation(
-    config: ServeConfig, target: TargetShape | None, obstacle: str | None, coefficients: list[float] | None
+    config: ServeConfig, target: TargetShape | None, place: Place, coefficients: list[float] | None
 ) -> dict[str, Any]:
     if config.drafter is None:
         _check_alone(config)
@@ -90,14 +92,18 @@ def _speculation(
         return _model_free(config)
     folder = resolve(config.drafter)
     architectures = check(folder, target).get("architectures") or []
-    policy = config.policy or default_policy(obstacle)
-    if policy != "fixed" and obstacle:
-        raise UserError(f"policy {policy!r} cannot be used: {obstacle}; give policy fixed, or leave it out")
-    if config.verification != "standard" and obstacle:
+    policy = config.policy or default_policy(place)
+    on_gpu = place.worker is not None and place.v2 is None
+    if on_gpu:
+        _check_gpu(config, policy)
+    elif place.worker and policy != "fixed":
+        raise UserError(f"policy {policy!r} cannot be used: {_why_not(place, policy)}; give policy fixed, or leave it out")
+    elif place.worker and config.verification != "standard":
         raise UserError(
-            f"verification {config.verification!r} cannot be used: {obstacle}; give verification standard, or leave it out"
+            f"verification {config.verification!r} cannot be used: {_why_not(place)}; give verification standard, or leave "
+            "it out"
         )
-    speculative = {
+    speculative: dict[str, Any] = {
         "method": "eagle3",
         "model": str(folder),
         "num_speculative_tokens": config.num_tokens or DEFAULT_TOKENS[policy != "fixed"],
@@ -107,6 +113,8 @@ def _speculation(
     named = list(target.architectures) if target is not None else []
     lent = [lending(name) for name in named]
     overrides = {"hf_overrides": {"architectures": lent}} if lent != named else {}
+    if on_gpu:
+        return {**overrides, **_on_gpu(config, policy, speculative)}
     if policy == "fixed" and config.verification == "standard" and config.beside in (None, NOTHING):
         return {"speculative_config": speculative, **overrides}
     return {
@@ -123,6 +131,36 @@ def _speculation(
                 "record": None if config.record is None else str(config.record.absolute()),
             }
         },
+    }
+
+
+def _why_not(place: Place, policy: str | None = None) -> str:
+    """Why a policy, or block verification, cannot be used; for evict, what is in the way on a GPU says more."""
+    return (place.v2 if policy == ADAPTIVE else None) or str(place.worker)
+
+
+def _check_gpu(config: ServeConfig, policy: str) -> None:
+    """Raises UserError for what is there on the CPU backend only."""
+    only = "is for vLLM's CPU backend"
+    if policy not in ("fixed", ADAPTIVE):
+        raise UserError(f"policy {policy!r} {only}; give policy fixed or {ADAPTIVE}, or leave it out")
+    for field in ("beside", "profile", "record"):
+        value = getattr(config, field)
+        if value not in (None, NOTHING):
+            raise UserError(f"{field} {str(value)!r} {only}; leave it out")
+
+
+def _on_gpu(config: ServeConfig, policy: str, speculative: dict[str, Any]) -> dict[str, Any]:
+    """For model runner V2: vLLM verifies blocks by itself, and adaptively with our worker beside it."""
+    if config.verification == "block":
+        speculative |= {"rejection_sample_method": "block"}
+    if policy == "fixed":
+        return {"speculative_config": speculative}
+    return {
+        # Acceptance is estimated from the logits, which a local argmax would not make.
+        "speculative_config": {**speculative, "enable_adaptive_verification": True, "use_local_argmax_reduction": False},
+        "worker_cls": GPU_WORKER,
+        "additional_config": {"edsd": {"policy": policy, "verification": config.verification}},
     }
 
 
@@ -161,10 +199,10 @@ def administration(token: str, arguments: Mapping[str, Any]) -> str:
             f"{ADMIN_TOKEN} has {len(token)} characters and needs {LEAST_TOKEN}; make one with `openssl rand -hex 32`, or "
             "unset it"
         )
-    if "policy" not in _worker_options(arguments):
+    if arguments.get("worker_cls") != WORKER:
         raise UserError(
-            f"{ADMIN_TOKEN} is set, but drafters change while serving only under a policy that adapts, and the policy is "
-            "fixed; choose one (--edsd.policy evict), or unset it"
+            f"{ADMIN_TOKEN} is set, but drafters change while serving only under a policy that adapts, on vLLM's CPU "
+            "backend; choose one there (--edsd.policy evict), or unset it"
         )
     return ADMIN
 
@@ -178,14 +216,14 @@ def _check_alone(config: ServeConfig) -> None:
 
 
 def _with_experts(
-    arguments: dict[str, Any], config: ServeConfig, target: TargetShape | None, obstacle: str | None
+    arguments: dict[str, Any], config: ServeConfig, target: TargetShape | None, place: Place
 ) -> dict[str, Any]:
     from vllm_edsd.experts import plan as plans
 
     folder = config.experts.absolute()  # type: ignore[union-attr]
     plan = plans.read(folder)
-    if obstacle:
-        raise UserError(f"experts {config.experts} cannot be used: {obstacle}; leave it out")
+    if place.worker:
+        raise UserError(f"experts {config.experts} cannot be used: {place.worker}; leave it out")
     if target is not None and Path(target.name).is_dir():
         plans.check(plan, folder, Path(target.name))
     settings = {
@@ -227,7 +265,8 @@ def prepare(
     free = config.drafter is not None and model_free(config.drafter)
     reads_states = config.drafter is not None and not free
     fewer = _worker_options(arguments).get("experts")
-    ready(target if reads_states else None, model_free=free, experts=fewer)
+    v2 = arguments.get("worker_cls") == GPU_WORKER
+    ready(target if reads_states else None, model_free=free, experts=fewer, v2=v2)
 
 
 def options(drafter: str | None = None, target: str | None = None, **options: Any) -> dict[str, Any]:
@@ -242,10 +281,10 @@ def options(drafter: str | None = None, target: str | None = None, **options: An
     config = validate(ServeConfig, {"drafter": drafter, **options}, "vllm_edsd.options")
     if drafter is None and config.experts is None:
         raise UserError("vllm_edsd.options() does nothing; give a drafter, or experts=PLAN, or both")
-    obstacle = serve.policy_obstacle({})
+    place = serve.place({})
     if target is not None:
         check_exists(target)
     shape = None if target is None else read_target(target)
-    arguments = engine_arguments(config, shape, obstacle, costs(config, target, None))
+    arguments = engine_arguments(config, shape, place, costs(config, target, None))
     prepare(serve.prepare, config, shape, arguments)
     return arguments

@@ -1,4 +1,7 @@
-"""vLLM's drafter and the trainable one: same weights, same inputs, the same logits through every draft step."""
+"""vLLM's drafter and the trainable one: same weights, same inputs, the same logits through every draft step.
+
+With both model runners; V2 with its kernels interpreted.
+"""
 
 import subprocess
 import sys
@@ -15,7 +18,7 @@ from vllm_edsd.drafters.layers import DraftCache
 from vllm_edsd.training.export import export
 from vllm_edsd.training.target import TargetEnds
 
-CAPTURE = Path(__file__).with_name("capture_drafts.py")
+RUNNERS = {"V1": ("capture_drafts.py", "said"), "V2": ("capture_drafts_v2.py", "said-v2")}
 KINDS = {
     "edsd": ((2, 3), "Eagle3EdsdModel"),
     "edsd-normed": ((2, 3), "Eagle3EdsdModel"),
@@ -39,19 +42,21 @@ def folder(tiny_target, tmp_path_factory):
             else:
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
         export(config, drafter.state_dict(), folder / kind / "drafter", {})
-    command = [sys.executable, CAPTURE, tiny_target, *(folder / kind for kind in KINDS)]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
+    for script, _ in RUNNERS.values():
+        command = [sys.executable, Path(__file__).with_name(script), tiny_target, *(folder / kind for kind in KINDS)]
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
     return folder
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[(kind, runner) for kind in KINDS for runner in RUNNERS], ids="-".join)
 def captured(request, folder):
     """(checkpoint of a random drafter, what vLLM's copy of it said)."""
-    folder = folder / request.param
-    with safe_open(folder / "said", "pt") as file:
-        assert KINDS[request.param][1] in file.metadata()["model"]
-        return folder / "drafter", {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    kind, runner = request.param
+    with safe_open(folder / kind / RUNNERS[runner][1], "pt") as file:
+        assert KINDS[kind][1] in file.metadata()["model"]
+        said = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    return folder / kind / "drafter", said
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from vllm_edsd.errors import UserError
 from vllm_edsd.experts import plan as plans
 from vllm_edsd.experts.hook import Hook
 from vllm_edsd.fingerprint import model_fingerprint
+from vllm_edsd.place import Place
 
 EXPERTS_WORKER = "vllm_edsd.engine.experts_worker.ExpertsCPUWorker"
 ADAPTIVE_WORKER = "vllm_edsd.engine.worker.AdaptiveCPUWorker"
@@ -45,7 +46,7 @@ def plan(target, tmp_path):
 def arguments(target, plan):
     def make(obstacle=None, **options):
         config = ServeConfig(**{"experts": plan} | options)
-        return serving.engine_arguments(config, read_target(str(target)), obstacle)
+        return serving.engine_arguments(config, read_target(str(target)), Place(obstacle, obstacle))
 
     return make
 
@@ -145,7 +146,7 @@ def test_a_hook_that_cannot_be_read_is_refused_before_the_start(arguments, plan)
 def test_what_is_prepared(arguments, plan, target, make_drafter):
     told = []
 
-    def ready(shape, model_free, experts):
+    def ready(shape, model_free, experts, v2):
         told.append((None if shape is None else shape.hidden_size, model_free, experts))
 
     for options in ({}, {"drafter": "trigram"}, {"drafter": str(make_drafter())}):
@@ -163,7 +164,7 @@ def test_an_options_call_that_asks_for_nothing_is_refused():
 
 
 def test_a_plan_of_a_target_by_hub_id_is_not_judged_yet(plan):
-    found = serving.engine_arguments(ServeConfig(experts=plan), None, None)
+    found = serving.engine_arguments(ServeConfig(experts=plan), None, Place())
     assert found["additional_config"]["edsd"]["experts"] == settings(plan)
 
 

@@ -11,6 +11,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm_edsd import flags
 from vllm_edsd.experts import plan as plans
 from vllm_edsd.fingerprint import model_fingerprint
+from vllm_edsd.place import Place
 from vllm_edsd.policy.registry import names
 
 
@@ -40,11 +41,11 @@ def parse(make_target):
         serve.add_argument("--additional-config", type=json.loads, default={})
         serve.add_argument("--hf-overrides", type=json.loads, default={})
 
-        def find_obstacle(given):
+        def find_place(given):
             assert given["model_tag"] == str(target)
-            return obstacle
+            return Place(obstacle, obstacle)
 
-        flags.extend(serve, lambda target, model_free=False, experts=None: prepared.append(target), find_obstacle)
+        flags.extend(serve, lambda target, **used: prepared.append(target), find_place)
         return top.parse_args(["serve", str(target), *arguments]), prepared
 
     return run

@@ -17,6 +17,7 @@ from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.engine import hooks, serve
 from vllm_edsd.engine.custom_proposer import CustomProposer
 from vllm_edsd.errors import UserError
+from vllm_edsd.place import Place
 from vllm_edsd.serving import engine_arguments
 
 SERVED = {
@@ -39,7 +40,7 @@ def environment(monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"policy": "fixed"}, {"draft_sample_method": "greedy"}], ids=str)
 @pytest.mark.parametrize("obstacle", [None, "ranks disagree"])
 def test_becomes_vllms_custom_class(options, obstacle):
-    assert engine_arguments(ServeConfig(drafter="trigram", **options), None, obstacle) == SERVED
+    assert engine_arguments(ServeConfig(drafter="trigram", **options), None, Place(obstacle, obstacle)) == SERVED
 
 
 def test_the_number_of_tokens_is_the_users():

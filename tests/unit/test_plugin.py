@@ -15,6 +15,7 @@ from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.engine import cpu, hooks, serve
 from vllm_edsd.engine.worker import AdaptiveCPUWorker
 from vllm_edsd.errors import UserError
+from vllm_edsd.place import Place
 
 NAMESPACE = """
 import json, sys
@@ -63,7 +64,7 @@ def test_flag_fills_what_engine_args_take(vanilla, make_target, make_drafter, mo
 
 def test_engine_args_take_a_policy_beside_what_the_user_gave(vanilla, make_target, make_drafter, monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(serve, "policy_obstacle", lambda arguments: None)
+    monkeypatch.setattr(serve, "place", lambda arguments: Place())
     plugin.register()
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     given = ["--model", str(make_target()), "--additional-config", '{"mine": 1}']
@@ -120,7 +121,7 @@ def test_changed_hooks_are_told(name, expected, told):
     assert told in str(hooks.problem([hooks.Hook("vllm.engine.arg_utils", name, expected)]))
 
 
-@pytest.mark.parametrize("places", [hooks.SERVE, hooks.ADAPT], ids=["serve", "adapt"])
+@pytest.mark.parametrize("places", [hooks.SERVE, hooks.ADAPT, hooks.V2], ids=["serve", "adapt", "v2"])
 def test_every_hook_is_as_expected_in_the_installed_vllm(places):
     assert hooks.problem(places) is None
 
@@ -165,9 +166,9 @@ def test_options_for_python(make_drafter, monkeypatch):
     drafter = make_drafter()
     found = vllm_edsd.options(str(drafter), num_tokens=2)["speculative_config"]
     assert (found["method"], found["model"], found["num_speculative_tokens"]) == ("eagle3", str(drafter), 2)
-    monkeypatch.setattr(serve, "policy_obstacle", lambda arguments: None)
+    monkeypatch.setattr(serve, "place", lambda arguments: Place())
     assert vllm_edsd.options(str(drafter))["additional_config"]["edsd"]["policy"] == "evict"
-    monkeypatch.setattr(serve, "policy_obstacle", lambda arguments: "ranks disagree")
+    monkeypatch.setattr(serve, "place", lambda arguments: Place("ranks disagree", "ranks disagree"))
     assert vllm_edsd.options(str(drafter)).keys() == {"speculative_config"}
     with pytest.raises(UserError, match="policy 'evict' cannot be used: ranks disagree"):
         vllm_edsd.options(str(drafter), policy="evict")

@@ -1,12 +1,15 @@
 """What `--edsd` becomes in vLLM's own terms."""
 
+import importlib
+
 import pytest
 from pydantic import ValidationError
 
 from vllm_edsd.config import ServeConfig
 from vllm_edsd.errors import UserError
+from vllm_edsd.place import Place
 from vllm_edsd.policy import registry
-from vllm_edsd.serving import engine_arguments
+from vllm_edsd.serving import administration, engine_arguments
 
 ADAPTIVE = [name for name in registry.OURS if name != "fixed"]
 
@@ -16,7 +19,7 @@ def arguments(make_drafter):
     drafter = str(make_drafter())
 
     def make(obstacle=None, **options):
-        return engine_arguments(ServeConfig(drafter=drafter, **options), None, obstacle)
+        return engine_arguments(ServeConfig(drafter=drafter, **options), None, Place(obstacle, obstacle))
 
     return make
 
@@ -107,3 +110,63 @@ def test_a_record_that_has_no_place_is_refused(arguments, tmp_path):
 def test_block_verification_that_is_asked_for_in_vain_is_refused(arguments):
     with pytest.raises(UserError, match=r"^verification 'block' cannot be used: ranks disagree; give verification standard"):
         arguments("ranks disagree", policy="fixed", verification="block")
+
+
+@pytest.fixture
+def on_gpu(make_drafter):
+    drafter = str(make_drafter())
+
+    def make(**options):
+        return engine_arguments(ServeConfig(drafter=drafter, **options), None, Place("the backend is cuda", None))
+
+    return make
+
+
+def test_on_a_gpu_the_length_is_fixed_unless_asked_otherwise(on_gpu):
+    assert on_gpu() == on_gpu(policy="fixed") == on_gpu(beside="none")
+    assert on_gpu().keys() == {"speculative_config"} and on_gpu()["speculative_config"]["num_speculative_tokens"] == 2
+
+
+def test_on_a_gpu_evict_is_vllms_adaptive_verification_and_our_worker(on_gpu):
+    found = on_gpu(policy="evict")
+    assert found["speculative_config"]["enable_adaptive_verification"] is True
+    assert found["speculative_config"]["use_local_argmax_reduction"] is False
+    assert found["speculative_config"]["num_speculative_tokens"] == 8
+    assert "disable_padded_drafter_batch" not in found["speculative_config"]
+    module, _, name = found["worker_cls"].rpartition(".")
+    assert isinstance(getattr(importlib.import_module(module), name), type)
+    assert found["additional_config"] == {"edsd": {"policy": "evict", "verification": "standard"}}
+
+
+@pytest.mark.parametrize("policy", ["fixed", "evict"])
+def test_on_a_gpu_vllm_verifies_blocks(on_gpu, policy):
+    found = on_gpu(policy=policy, verification="block", draft_sample_method="probabilistic")["speculative_config"]
+    assert (found["rejection_sample_method"], found["draft_sample_method"]) == ("block", "probabilistic")
+    assert "rejection_sample_method" not in on_gpu(policy=policy)["speculative_config"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"policy": "bandit"}, r"policy 'bandit' is for vLLM's CPU backend; give policy fixed or evict"),
+        ({"policy": "evict", "beside": "lookup"}, r"beside 'lookup' is for vLLM's CPU backend; leave it out"),
+        ({"policy": "evict", "record": "steps.jsonl"}, r"record 'steps.jsonl' is for vLLM's CPU backend; leave it out"),
+        ({"policy": "evict", "profile": "costs.json"}, r"profile 'costs.json' is for vLLM's CPU backend; leave it out"),
+    ],
+    ids=lambda value: str([*value]) if isinstance(value, dict) else "",
+)
+def test_what_a_gpu_does_not_have_is_refused(on_gpu, options, told):
+    with pytest.raises(UserError, match=f"^{told}"):
+        on_gpu(**options)
+
+
+def test_where_a_gpu_cannot_evict_its_own_reason_is_told(make_drafter):
+    config = ServeConfig(drafter=str(make_drafter()), policy="evict")
+    with pytest.raises(UserError, match="policy 'evict' cannot be used: its runner is V1; give policy fixed"):
+        engine_arguments(config, None, Place("the backend is cuda", "its runner is V1"))
+
+
+@pytest.mark.parametrize("policy", ["fixed", "evict"])
+def test_drafters_are_not_exchanged_on_a_gpu(on_gpu, policy):
+    with pytest.raises(UserError, match="on vLLM's CPU backend"):
+        administration("0123456789abcdef", on_gpu(policy=policy))

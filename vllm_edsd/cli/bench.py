@@ -58,7 +58,7 @@ def bench(
     from vllm_edsd.bench.progress import Progress
     from vllm_edsd.bench.run import BenchOptions, run_bench
     from vllm_edsd.bench.target import find_target
-    from vllm_edsd.engine.serve import policy_obstacle
+    from vllm_edsd.engine.serve import place as where
     from vllm_edsd.serving import default_policy
 
     with Progress() as progress:
@@ -73,7 +73,7 @@ def bench(
             dtype=dtype,
             seed=seed,
             num_tokens=num_tokens,
-            policies=split(policies or []) or (default_policy(policy_obstacle({})),),
+            policies=split(policies or []) or (default_policy(where({})),),
             max_tokens=max_tokens,
             enforce_eager=enforce_eager,
             drafters=drafters,

@@ -131,6 +131,37 @@ ADAPT = (
         ),
     ),
 )
+V2_RUNNER = "vllm.v1.worker.gpu.model_runner"
+V2_VERIFICATION = "vllm.v1.worker.gpu.spec_decode.adaptive_verification"
+# Checked once policy evict is asked for on a GPU.
+V2 = (
+    Hook("vllm.config.speculative", "SpeculativeConfig", ("enable_adaptive_verification", "rejection_sample_method")),
+    Hook("vllm.v1.worker.gpu_worker", "Worker.initialize_from_config", ("self", "kv_cache_config")),
+    Hook("vllm.v1.worker.gpu_worker", "Worker.execute_model", ("self", "scheduler_output")),
+    Hook(V2_VERIFICATION, "AdaptiveVerificationManager.batches_to_profile", ("self", "capture_sizes")),
+    Hook(V2_VERIFICATION, "AdaptiveVerificationManager.set_cost_curves", ("self", "draft_curve", "verify_curve")),
+    Hook(V2_VERIFICATION, "AdaptiveVerificationManager.get_num_tokens", ("self", "num_tokens_per_req", "draft_tokens")),
+    Hook("vllm.v1.worker.gpu.async_utils", "StepTimingCollector.record_batch", ("self", "input_batch", "full_cudagraph")),
+    Hook("vllm.v1.worker.gpu.async_utils", "StepTimingCollector.forward_start", ("self",)),
+    Hook(V2_RUNNER, "GPUModelRunner.prepare_dummy_attn", ("self", "input_batch")),
+    Hook(
+        V2_RUNNER,
+        "GPUModelRunner._dummy_run",
+        (
+            *("self", "num_tokens", "args", "skip_attn", "uniform_decode", "context_len", "skip_eplb", "is_profile"),
+            *("valid_dummy_state_slots", "randomize_inputs"),
+        ),
+    ),
+    Hook(
+        "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator",
+        "TargetDependentARSpeculator.propose",
+        (
+            *("self", "input_batch", "attn_metadata", "slot_mappings", "last_hidden_states", "aux_hidden_states"),
+            *("num_sampled", "num_rejected", "last_sampled", "next_prefill_tokens", "temperature", "seeds", "dp_sync_state"),
+            *("dummy_run", "skip_attn_for_dummy_run", "mm_inputs", "is_profile", "num_speculative_tokens"),
+        ),
+    ),
+)
 MOE = "vllm.model_executor.layers.fused_moe"
 # Checked once fewer experts are asked for.
 EXPERTS = (
@@ -260,7 +291,7 @@ def _add_flag(engine_args: Any) -> None:
         from vllm_edsd.engine import serve
 
         parser = original(parser)
-        flags.extend(parser, serve.prepare_server, serve.policy_obstacle)
+        flags.extend(parser, serve.prepare_server, serve.place)
         return parser
 
     add_cli_args.edsd = True  # type: ignore[attr-defined]

@@ -9,17 +9,21 @@ from vllm_edsd import compat
 from vllm_edsd.drafters.target import TargetShape
 from vllm_edsd.engine import cache_salt, cpu, cpu_sampling, hooks, observer
 from vllm_edsd.errors import UserError
+from vllm_edsd.place import Place
 
 RAY_EXECUTOR = "vllm_edsd.engine.ray_executor.RayCPUExecutor"
 
 
-def prepare(target: TargetShape | None, model_free: bool = False, experts: Mapping[str, Any] | None = None) -> None:
+def prepare(
+    target: TargetShape | None, model_free: bool = False, experts: Mapping[str, Any] | None = None, v2: bool = False
+) -> None:
     """Refuses a vLLM or a target that cannot do it (UserError); on the CPU backend, readies the engine.
 
     `target` is None where it cannot be read or need not fit; `model_free` says that a proposer drafts, not a draft model;
-    `experts` is what `engine_arguments` says of fewer experts.
+    `experts` is what `engine_arguments` says of fewer experts; `v2` says that our GPU worker is used.
     """
-    places = (*hooks.SERVE, *(hooks.CUSTOM if model_free else ()), *(hooks.EXPERTS if experts else ()))
+    wanted = ((hooks.CUSTOM, model_free), (hooks.EXPERTS, experts), (hooks.V2, v2))
+    places = (*hooks.SERVE, *(hook for found, used in wanted if used for hook in found))
     problem = compat.version_problem(compat.vllm_version()) or hooks.problem(places)
     if problem is not None:
         raise UserError(problem)
@@ -37,9 +41,9 @@ def prepare(target: TargetShape | None, model_free: bool = False, experts: Mappi
         cpu_sampling.install()
 
 
-def prepare_server(target: TargetShape | None, model_free: bool = False, experts: Mapping[str, Any] | None = None) -> None:
+def prepare_server(target: TargetShape | None, **used: Any) -> None:
     """As `prepare`, for a process that answers /metrics too: there ours are exported beside vLLM's."""
-    prepare(target, model_free, experts)
+    prepare(target, **used)
     changed = hooks.problem(hooks.OBSERVE)
     if changed is not None:
         logging.getLogger("vllm.edsd").warning("no edsd: metrics are exported: %s", changed)
@@ -48,24 +52,31 @@ def prepare_server(target: TargetShape | None, model_free: bool = False, experts
     observer.install()
 
 
-def policy_obstacle(arguments: Mapping[str, Any]) -> str | None:
-    """Why our worker, for drafts of changing length and for fewer experts, cannot be used here; None where it can.
+def place(arguments: Mapping[str, Any]) -> Place:
+    """What can be used where vLLM runs with these `arguments` of its own.
 
     Raises UserError where they ask for our Ray executor and it cannot run.
     """
     if arguments.get("distributed_executor_backend") == RAY_EXECUTOR:
         check_ray()
-    if not is_cpu():
-        return f"vLLM's backend here is {backend()}, and both are built for the CPU backend only"
     name, reason = runner()
-    if name != "V1":
-        return f"vLLM's model runner here is {name} ({reason}), and both need V1"
+    shared = _shared(arguments)
+    if not is_cpu():
+        here = f"vLLM's backend here is {backend()}"
+        v2 = None if name == "V2" else f"vLLM's model runner here is {name} ({reason}), and it needs V2"
+        return Place(f"{here}, and it is built for the CPU backend only", v2 or shared)
+    v1 = None if name == "V1" else f"vLLM's model runner here is {name} ({reason}), and V1 is needed"
+    return Place(v1 or shared or hooks.problem(hooks.ADAPT), "vLLM's backend here is cpu")
+
+
+def _shared(arguments: Mapping[str, Any]) -> str | None:
+    """Why none of our workers can be used with these arguments; None where they can."""
     for size in ("pipeline_parallel_size", "prefill_context_parallel_size", "decode_context_parallel_size"):
         if (arguments.get(size) or 1) > 1:
             return f"{size} is {arguments[size]}, and tensor parallelism is the only kind that works here"
     if arguments.get("worker_cls", "auto") != "auto":
         return f"--worker-cls is {arguments['worker_cls']}, and our own is needed"
-    return hooks.problem(hooks.ADAPT)
+    return None
 
 
 def check_ray() -> None:

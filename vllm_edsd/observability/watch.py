@@ -7,6 +7,7 @@ import numpy as np
 from vllm_edsd.observability.catalog import GUARD, NONFINITE, POLICY, REASONS
 from vllm_edsd.observability.tally import Tally
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Wrapper
+from vllm_edsd.policy.contest import Contests
 from vllm_edsd.policy.guard import Guard
 
 # Figures of `DraftPolicy.state()` that are counters, and the gauge.
@@ -58,11 +59,16 @@ class Watch(Wrapper):
         if CALIBRATION in state:
             self.tally.put("edsd:calibration_error_ratio", state[CALIBRATION])
         if self.guard is not None:
-            for size, held in list(self.guard.sizes.items()):
-                requests = batch(size)
-                self.tally.put("edsd:guard_drafts", float(held.drafts), requests)
-                for way, tokens_per_second in held.speeds().items():
-                    self.tally.put("edsd:guard_tokens_per_second", tokens_per_second, requests, way)
+            show_contests(self.tally, self.guard.contests)
+
+
+def show_contests(tally: Tally, contests: Contests) -> None:
+    """Exports for each batch size whether drafting is the faster way, and how fast either is; called as `refresh` is."""
+    for size, held in list(contests.sizes.items()):
+        requests = batch(size)
+        tally.put("edsd:guard_drafts", float(held.drafts), requests)
+        for way, tokens_per_second in held.speeds().items():
+            tally.put("edsd:guard_tokens_per_second", tokens_per_second, requests, way)
 
 
 def _guard(policy: DraftPolicy) -> Guard | None:

@@ -54,7 +54,7 @@ def test_nothing_is_in_the_way(monkeypatch):
     monkeypatch.setattr(serve, "is_cpu", lambda: True)
     monkeypatch.setattr(serve, "runner", lambda: ("V1", "V2 needs Triton"))
     assert f"{RayCPUExecutor.__module__}.{RayCPUExecutor.__name__}" == serve.RAY_EXECUTOR
-    assert serve.policy_obstacle({**ASKED, "tensor_parallel_size": 2}) is None
+    assert serve.place({**ASKED, "tensor_parallel_size": 2}).worker is None
 
 
 def test_without_ray(monkeypatch):
@@ -69,7 +69,7 @@ def test_without_ray(monkeypatch):
     monkeypatch.delattr("vllm_edsd.engine.ray_cluster")
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(UserError, match=r"Ray cannot be imported.*pip install 'vllm-edsd\[ray\]'"):
-        serve.policy_obstacle(ASKED)
+        serve.place(ASKED)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:1"])
@@ -83,7 +83,7 @@ def test_on_another_backend(monkeypatch):
     monkeypatch.setattr(serve, "is_cpu", lambda: False)
     monkeypatch.setattr(serve, "backend", lambda: "cuda")
     with pytest.raises(UserError, match=r"backend here is cuda; give --distributed-executor-backend ray"):
-        serve.policy_obstacle(ASKED)
+        serve.place(ASKED)
 
 
 def test_with_a_changed_vllm(monkeypatch):

@@ -55,7 +55,7 @@ def test_batch_sizes_are_judged_apart():
     for _ in range(6):
         simulate(guard, 300, 1.2, 1.8, requests=1)
         simulate(guard, 300, 2.5, 1.1, requests=16)
-    assert guard.sizes[1].drafts and not guard.sizes[5].drafts
+    assert guard.contests.sizes[1].drafts and not guard.contests.sizes[5].drafts
 
 
 def test_state_tells_which_way_is_used():
