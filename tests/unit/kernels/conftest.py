@@ -24,9 +24,12 @@ class Worker:
             env=environment,
         )
 
-    def __call__(self, module, *arguments, upstream=None):
-        """The public function of kernels/<module>.py on Triton; with `upstream` (result, gradients)."""
-        pickle.dump((module, list(arguments), upstream), self.process.stdin)
+    def __call__(self, module, *arguments, upstream=None, **constants):
+        """The public function of kernels/<module>.py on Triton; with `upstream` (result, gradients).
+
+        `constants` replace those of kernels/<module>_triton.py for the call.
+        """
+        pickle.dump((module, list(arguments), upstream, constants), self.process.stdin)
         self.process.stdin.flush()
         status, answer = pickle.load(self.process.stdout)
         assert status == "ok", answer

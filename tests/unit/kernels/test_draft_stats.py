@@ -27,6 +27,36 @@ def test_equals_naive(interpreted, rows, vocabulary, dtype):
     close(interpreted("draft_stats", x, heat), naive(x, heat, None))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_program_takes_several_tiles(interpreted, dtype):
+    """Five tiles, four of them in one program; rows that are nothing at first, in the end or at all, and one that grows."""
+    x = logits(6, 9008, dtype)
+    x[2, :5000], x[3, 5000:], x[4, :8192] = -torch.inf, -torch.inf, -torch.inf
+    x[5] = 40 * torch.arange(9008) / 9008
+    heat = torch.rand(6) + 0.5
+    close(interpreted("draft_stats", x, heat, PROGRAMS=1, STEPS=4), naive(x, heat, None))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [[2088, 3075], [3548, 4103], [300, 8200], [2049, 2050], [2049, 3073]], ids=str)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_first_of_equals_wherever_they_are(interpreted, columns, steps, dtype):
+    """In one lane or two of a tile, in two tiles of a program, in two programs; with aligned rows and without."""
+    x = torch.zeros(2, 9009, dtype=dtype)
+    x[:, columns] = 5.0
+    for given in (x[:, :9008], x[:, :9008].contiguous()):
+        assert interpreted("draft_stats", given, PROGRAMS=1, STEPS=steps)[0].tolist() == [min(columns)] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nan_is_not_hidden_and_its_token_is_one_of_the_vocabulary(interpreted, dtype):
+    x = logits(3, 5000, dtype)
+    x[0, 4000], x[1] = torch.nan, torch.nan
+    token, chance, entropy, total = interpreted("draft_stats", x, PROGRAMS=1)
+    assert total.isnan().tolist() == [True, True, False] and (token < 5000).all()
+    assert chance[:2].tolist() == [0, 0] and entropy[:2].tolist() == [torch.inf, torch.inf]
+
+
 def test_one_temperature_for_all_rows_and_strided_logits(interpreted):
     padded = logits(5, 80)
     wanted = naive(padded[:, :63], torch.full((5,), 0.7), None)
