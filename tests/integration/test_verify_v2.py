@@ -66,3 +66,9 @@ def test_what_was_cut_is_counted(found):
     assert 0 < cut < drafted <= sum(scheduled for scheduled, _ in budgets)
     verified = [(scheduled, admitted) for scheduled, admitted in budgets if admitted]
     assert cut >= sum(scheduled - admitted for scheduled, admitted in verified)
+
+
+def test_estimates_are_vllms(found):
+    """Tokens, odds, chances: from one reading of the draft vocabulary as from vLLM's two of the target's."""
+    assert sum(rows for rows, _ in found["estimates"]) > 60
+    assert max(apart for _, apart in found["estimates"]) < 1e-3

@@ -42,10 +42,12 @@ class Watch(Wrapper):
     def cut(self, drafting: Drafting) -> np.ndarray:
         kept = super().cut(drafting)
         usable = drafting.usable()
-        self.tally.count("edsd:fallbacks", int((~usable).any(axis=1).sum()), NONFINITE)
+        fine = usable.all()
+        if not fine:
+            self.tally.count("edsd:fallbacks", int((~usable).any(axis=1).sum()), NONFINITE)
         self.tally.count("edsd:drafted_tokens", usable.size)
         self.tally.count("edsd:cut_tokens", usable.size - int(kept.sum()))
-        self.tally.observe("edsd:drafter_entropy_nats", drafting.entropy[usable])
+        self.tally.observe("edsd:drafter_entropy_nats", drafting.entropy if fine else drafting.entropy[usable])
         return kept
 
     def refresh(self) -> None:

@@ -28,9 +28,9 @@ class Load:
     drafts: int
     drafted: int
 
-    def row(self) -> np.ndarray:
+    def row(self) -> tuple[float, ...]:
         requests, drafted = self.requests, self.drafted
-        return np.array([1.0, requests, self.drafts, drafted, drafted * requests, self.context / 1000])
+        return 1.0, requests, self.drafts, drafted, drafted * requests, self.context / 1000
 
 
 class CostModel:
@@ -38,15 +38,19 @@ class CostModel:
 
     def __init__(self, start: np.ndarray | None = None):
         self.scaled = start is not None
-        self.start = np.array(GUESS) if start is None else np.asarray(start, dtype=float)
-        self.weights = self.start.copy()
+        self._begin(np.array(GUESS) if start is None else np.asarray(start, dtype=float))
         width = len(GUESS)
         self.evidence, self.target = np.zeros((width, width)), np.zeros(width)
         self.strange = 0
 
+    def _begin(self, start: np.ndarray) -> None:
+        self.start = self.weights = start
+        self.trust = np.diag(PRIOR / np.maximum(start, 1e-9) ** 2)
+        self.trusted = self.trust @ start
+
     def seconds(self, load: Load) -> float:
         """The expected wall clock of a step."""
-        return float(load.row() @ self.weights)
+        return float(np.dot(load.row(), self.weights))
 
     def verify_seconds(self, load: Load, drafts: np.ndarray) -> np.ndarray:
         """The same for several numbers of verified draft tokens [n] instead of `load.drafts`."""
@@ -56,10 +60,9 @@ class CostModel:
         """Takes in a step that was really made; those that cannot be true are left out."""
         if not (math.isfinite(step.seconds) and step.seconds > 0):
             return
-        row = Load(step.requests, step.context, step.tokens - step.requests, step.drafted).row()
+        row = np.array(Load(step.requests, step.context, step.tokens - step.requests, step.drafted).row())
         if not self.scaled:
-            self.start = self.start * (step.seconds / float(row @ self.start))
-            self.weights = self.start.copy()
+            self._begin(self.start * (step.seconds / float(row @ self.start)))
             self.scaled = True
         expected = float(row @ self.weights)
         if not expected / OUTLIER < step.seconds < expected * OUTLIER:
@@ -67,13 +70,12 @@ class CostModel:
             if self.strange < PATIENCE:
                 return
             # The machine has changed: everything by as much, and the old evidence is void.
-            self.start = self.weights * (step.seconds / expected)
+            self._begin(self.weights * (step.seconds / expected))
             self.evidence[:], self.target[:] = 0.0, 0.0
             expected = step.seconds
         self.strange = 0
         row = row / expected
         self.evidence = self.evidence * FORGET + np.outer(row, row)
         self.target = self.target * FORGET + row * (step.seconds / expected)
-        trust = np.diag(PRIOR / np.maximum(self.start, 1e-9) ** 2)
-        weights = np.linalg.solve(self.evidence + trust, self.target + trust @ self.start)
+        weights = np.linalg.solve(self.evidence + self.trust, self.target + self.trusted)
         self.weights = np.maximum(weights, 1e-3 * self.start)

@@ -5,6 +5,7 @@ request's own recent acceptance, and `b_j` one term for each position [ours; fea
 Fitted by one Newton step on each step's outcomes, older ones forgotten exponentially.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,10 +37,13 @@ class AcceptanceEstimator:
         """[R, n] figures of positions first.. to [R, n, width]."""
         rows, count = top.shape
         out = np.zeros((rows, count, 3 + POSITIONS))
-        sound = np.isfinite(top) & np.isfinite(entropy)
-        out[..., 0] = _logit(np.where(sound, top, 0.5))
-        out[..., 1] = np.where(sound, entropy, 0.0)
-        out[..., 2] = _logit(np.array([self.recent.get(request, 0.5) for request in requests]))[:, None]
+        sound = np.isfinite(top + entropy)
+        if not sound.all():
+            top, entropy = np.where(sound, top, 0.5), np.where(sound, entropy, 0.0)
+        inside = np.minimum(np.maximum(top, EDGE), 1 - EDGE)
+        out[..., 0] = np.log(inside / (1 - inside))
+        out[..., 1] = entropy
+        out[..., 2] = np.array([_logit(self.recent.get(request, 0.5)) for request in requests])[:, None]
         for place in range(count):
             out[:, place, 3 + min(first + place, POSITIONS - 1)] = 1.0
         return out
@@ -53,11 +57,9 @@ class AcceptanceEstimator:
 
         Judged are the accepted tokens and the first that was not; those behind it say nothing.
         """
-        count = features.shape[1]
-        judged = np.minimum(verified, accepted + 1)
-        places = np.arange(count)[None, :]
-        seen, hit = places < judged[:, None], places < accepted[:, None]
-        rows, outcome = features[seen], hit[seen].astype(float)
+        places = np.arange(features.shape[1])
+        seen = places < np.minimum(verified, accepted + 1)[:, None]
+        rows, outcome = features[seen], (places < accepted[:, None])[seen]
         if not len(rows):
             return
         guess = self.chances(rows)
@@ -71,9 +73,9 @@ class AcceptanceEstimator:
 
     def _calibrate(self, guess: np.ndarray, outcome: np.ndarray) -> None:
         self.bins *= FORGET
-        place = np.minimum((guess * BINS).astype(int), BINS - 1)
-        judged = np.column_stack([np.ones_like(guess), guess, outcome])
-        np.add.at(self.bins, place, judged)
+        judged = np.ones((len(guess), 3))
+        judged[:, 1], judged[:, 2] = guess, outcome
+        np.add.at(self.bins, np.minimum((guess * BINS).astype(int), BINS - 1), judged)
         self.totals += judged.sum(axis=0)
 
     def calibration_error(self) -> float:
@@ -104,8 +106,8 @@ class Survival:
     def __init__(self, estimator: AcceptanceEstimator, drafting: Drafting):
         self.estimator = estimator
         self.drafting = drafting
-        self.features = np.empty((len(drafting.requests), 0, 3 + POSITIONS))
-        self.chances = np.empty((len(drafting.requests), 0))
+        self.features: list[np.ndarray] = []
+        self.newest = np.empty((len(drafting.requests), 0))  # chances of what the last update added
         self.values = np.empty((len(drafting.requests), 0))
 
     def update(self) -> np.ndarray:
@@ -114,26 +116,25 @@ class Survival:
         if done < drafting.drafted:
             top, entropy = drafting.top[:, done:], drafting.entropy[:, done:]
             features = self.estimator.features(drafting.requests, top, entropy, done)
-            chances = self.estimator.chances(features) * (np.isfinite(top) & np.isfinite(entropy))
+            self.features.append(features)
+            self.newest = self.estimator.chances(features) * np.isfinite(top + entropy)
             before = self.values[:, -1:] if done else 1.0
-            self.features = np.concatenate([self.features, features], axis=1)
-            self.chances = np.concatenate([self.chances, chances], axis=1)
-            self.values = np.concatenate([self.values, before * np.cumprod(chances, axis=1)], axis=1)
+            self.values = np.concatenate([self.values, before * np.cumprod(self.newest, axis=1)], axis=1)
         return self.values
 
     def learn(self, verdicts: Sequence[Verdict]) -> None:
         """Teaches the estimator what became of this draft; requests may have left meanwhile."""
         row = {request: place for place, request in enumerate(self.drafting.requests)}
         known = [verdict for verdict in verdicts if verdict.request in row]
-        if known:
+        if known and self.features:
             self.estimator.learn(
                 [verdict.request for verdict in known],
-                self.features[[row[verdict.request] for verdict in known]],
+                np.concatenate(self.features, axis=1)[[row[verdict.request] for verdict in known]],
                 np.array([verdict.verified for verdict in known]),
                 np.array([verdict.accepted for verdict in known]),
             )
 
 
-def _logit(chance: np.ndarray) -> np.ndarray:
-    inside = np.minimum(np.maximum(chance, EDGE), 1 - EDGE)
-    return np.log(inside / (1 - inside))
+def _logit(chance: float) -> float:
+    inside = min(max(chance, EDGE), 1 - EDGE)
+    return math.log(inside / (1 - inside))

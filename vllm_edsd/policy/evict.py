@@ -54,7 +54,7 @@ class Evict(DraftPolicy):
             self.last = Survival(self.estimator, drafting)
         values = self.last.update()
         place = min(drafting.drafted, POSITIONS) - 1
-        self.typical[place] += SMOOTHING * (float(self.last.chances[:, -1].mean()) - self.typical[place])
+        self.typical[place] += SMOOTHING * (float(self.last.newest[:, -1].mean()) - self.typical[place])
         return values
 
     def proceed(self, drafting: Drafting) -> bool:
@@ -103,9 +103,8 @@ def budget(survival: np.ndarray, load: Load, cost: CostModel) -> tuple[float, fl
     `load` is the step before anything is verified; `survival` never rises along a row.
     """
     ranked = np.sort(survival, axis=None)[::-1]
-    ranked = ranked[: np.count_nonzero(ranked)]
-    emitted = np.full(len(ranked) + 1, float(load.requests))
-    emitted[1:] += np.cumsum(ranked)
-    rates = emitted / cost.verify_seconds(load, np.arange(len(emitted)))
+    emitted = np.zeros(len(ranked) + 1)
+    ranked.cumsum(out=emitted[1:])
+    rates = (emitted + load.requests) / cost.verify_seconds(load, np.arange(len(emitted)))
     best = int(rates.argmax())
     return (float(ranked[best - 1]) if best else 2.0), float(rates[best])

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from vllm.distributed.parallel_state import get_tp_group
 
+from vllm_edsd.engine.v2.estimate import GreedyDrafts
 from vllm_edsd.engine.v2.times import StepTimes, Taken
 from vllm_edsd.engine.v2.verification import LiveVerification
 from vllm_edsd.observability.catalog import GUARD
@@ -30,13 +31,14 @@ class Adaptation:
         self.verification = LiveVerification.instead_of(runner.adaptive_verification)
         self.times = StepTimes()
         self.contests = Contests()
+        greedy = config.speculative_config.draft_sample_method == "greedy"
         # Sampled drafts are judged by distributions that a resting drafter does not make; ranks of a data-parallel group
         # run their drafters together.
-        self.rests = (
-            config.speculative_config.draft_sample_method == "greedy" and config.parallel_config.data_parallel_size == 1
-        )
+        self.rests = greedy and config.parallel_config.data_parallel_size == 1
         self.steps = 0
         self.speculator = runner.speculator
+        if greedy:
+            GreedyDrafts(self.speculator)
         self.draft, runner.speculator.propose = runner.speculator.propose, self._propose
         self.prepare, runner.prepare_dummy_attn = runner.prepare_dummy_attn, self._prepare_dummy_attn
         runner.adaptive_verification, runner.step_timing = self.verification, self.times
