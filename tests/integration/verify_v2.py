@@ -66,15 +66,14 @@ def main(target: str, drafter: str, out: str) -> None:
         """In place of a contest: drafts and rests by turns of random length."""
 
         def __init__(self):
-            self.random, self.left, self.current, self.changed, self.learnt = random.Random(7), 3, True, False, []
+            self.random, self.left, self.current, self.learnt = random.Random(7), 3, True, []
 
         def of(self, _):
             return self
 
         def next(self):
             self.left -= 1
-            self.changed = not self.left
-            if self.changed:
+            if not self.left:
                 self.current, self.left = not self.current, self.random.randint(1, 9)
             return self.current
 
@@ -83,7 +82,6 @@ def main(target: str, drafter: str, out: str) -> None:
 
     class Off(Whims):
         def next(self):
-            self.current = False
             return False
 
     class On(Whims):

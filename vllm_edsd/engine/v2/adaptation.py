@@ -91,15 +91,13 @@ class Adaptation:
         mark = self.times.mark
         if mark is None:  # a dummy step
             return self.draft(*given, *args, **kwargs)
-        changed = False
-        if mark.decoding and self.rests:
-            contest = self.contests.of(len(mark.ids))
-            self.verification.resting = not contest.next()
-            changed = contest.changed
-            self.tally.count("edsd:steps", 1, str(contest.current).lower())
-            self.tally.count("edsd:fallbacks", int(self.verification.resting), GUARD)
-        resting = self.verification.resting
-        self.times.drafting(num_sampled, (len(mark.ids), not resting, changed))
+        before = resting = self.verification.resting
+        if mark.decoding:
+            if self.rests:
+                self.verification.resting = resting = not self.contests.of(len(mark.ids)).next()
+            self.tally.count("edsd:steps", 1, str(not resting).lower())
+            self.tally.count("edsd:fallbacks", int(resting), GUARD)
+        self.times.drafting(num_sampled, (len(mark.ids), not resting, resting != before))
         tokens = self.draft(*given, *args, **kwargs | ({"num_speculative_tokens": 0} if resting else {}))
         self.times.drafted()
         if resting:
