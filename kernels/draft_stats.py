@@ -29,17 +29,18 @@ def naive(logits: torch.Tensor, temperature: torch.Tensor, d2t: torch.Tensor | N
     """The definition; temperature float32 [N]."""
     token = logits.argmax(-1)
     scaled = logits.float() / temperature[:, None]
-    total = scaled.logsumexp(-1)
-    logs = scaled - total[:, None]
-    chances = logs.exp()
-    entropy = -torch.where(chances > 0, chances * logs, 0.0).sum(-1)
-    largest = chances.amax(-1)
-    nothing = total == float("-inf")
+    largest = scaled.gather(-1, token[:, None])
+    nothing = largest == float("-inf")
+    shifted = scaled - largest.masked_fill(nothing, 0.0)
+    weights = shifted.exp()
+    total = weights.sum(-1)
+    # 0 * -inf is not a number, and exp(-200) is 0 in float32.
+    entropy = total.log() - (weights * shifted.clamp_(min=-200.0)).sum(-1) / total
     return DraftStats(
         token if d2t is None else token + d2t[token],
-        largest.masked_fill(nothing, 0.0),
-        entropy.masked_fill(nothing, float("inf")),
-        total,
+        (1 / total).masked_fill(nothing[:, 0], 0.0),
+        entropy.masked_fill(nothing[:, 0], float("inf")),
+        largest[:, 0] + total.log(),
     )
 
 

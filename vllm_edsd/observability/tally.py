@@ -9,6 +9,7 @@ import numpy as np
 from vllm_edsd.observability.catalog import BY_NAME
 
 Labels = tuple[str, ...]
+MANY = 4096  # numbers that wait to be sorted into histograms: once a second is often enough where snapshots are taken
 
 
 class Tally:
@@ -21,6 +22,7 @@ class Tally:
         self.common = common
         self.values: dict[str, dict[Labels, float]] = {}
         self.histograms: dict[str, np.ndarray] = {}  # counts by bucket, the infinite one's, then the sum of the values
+        self.fresh: dict[str, list[float]] = {}  # not yet sorted into them
         self.watched: dict[str, Callable[[], None]] = {}
         self.lock = threading.Lock()
 
@@ -47,9 +49,18 @@ class Tally:
 
     def observe(self, name: str, values: Any) -> None:
         """Adds numbers (a sequence or an array) to a histogram."""
-        flat = np.asarray(values, dtype=float).ravel()
+        _known(name, "histogram", ())
+        flat = np.asarray(values, dtype=float).ravel().tolist()
         with self.lock:
-            self.histograms[name] = self.histograms.get(name, 0.0) + _sorted(name, flat, np.ones_like(flat))
+            fresh = self.fresh.setdefault(name, [])
+            fresh += flat
+            if len(fresh) > MANY:
+                self._sort()
+
+    def _sort(self) -> None:
+        for name, fresh in self.fresh.items():
+            self.histograms[name] = self.histograms.get(name, 0.0) + _sorted(name, np.array(fresh), np.ones(len(fresh)))
+        self.fresh.clear()
 
     def spread(self, name: str, numbers: Mapping[float, float]) -> None:
         """Sets a histogram that is kept elsewhere: how often each value was seen."""
@@ -66,6 +77,7 @@ class Tally:
         for refresh in list(self.watched.values()):
             refresh()
         with self.lock:
+            self._sort()
             return {
                 "common": list(self.common),
                 "values": {name: [[list(k), v] for k, v in series.items()] for name, series in self.values.items()},

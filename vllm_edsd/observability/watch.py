@@ -41,13 +41,14 @@ class Watch(Wrapper):
 
     def cut(self, drafting: Drafting) -> np.ndarray:
         kept = super().cut(drafting)
-        usable = drafting.usable()
-        fine = usable.all()
-        if not fine:
+        entropy = drafting.entropy
+        self.tally.count("edsd:drafted_tokens", entropy.size)
+        self.tally.count("edsd:cut_tokens", entropy.size - int(kept.sum()))
+        if not np.isfinite(drafting.top + entropy).all():
+            usable = drafting.usable()
             self.tally.count("edsd:fallbacks", int((~usable).any(axis=1).sum()), NONFINITE)
-        self.tally.count("edsd:drafted_tokens", usable.size)
-        self.tally.count("edsd:cut_tokens", usable.size - int(kept.sum()))
-        self.tally.observe("edsd:drafter_entropy_nats", drafting.entropy if fine else drafting.entropy[usable])
+            entropy = entropy[usable]
+        self.tally.observe("edsd:drafter_entropy_nats", entropy)
         return kept
 
     def refresh(self) -> None:

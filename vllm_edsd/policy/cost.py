@@ -5,12 +5,14 @@ seconds = c . (1, requests, verified draft tokens, draft steps, draft steps * re
 
 import dataclasses
 import math
+import operator
 
 import numpy as np
 
 from vllm_edsd.policy.base import Step
 
 FORGET = 0.995  # of the evidence that stays from one step to the next
+FIT = 8  # steps between two fits; the first FIT are fitted at once
 PRIOR = 0.05  # weight of the starting coefficients, each in units of itself, against one step
 OUTLIER = 4.0  # a step so many times dearer or cheaper than foreseen is left out (a paused process, a clock that jumps),
 PATIENCE = 20  # unless so many come one after the other
@@ -29,6 +31,7 @@ class Load:
     drafted: int
 
     def row(self) -> tuple[float, ...]:
+        """What the coefficients are multiplied with."""
         requests, drafted = self.requests, self.drafted
         return 1.0, requests, self.drafts, drafted, drafted * requests, self.context / 1000
 
@@ -45,26 +48,24 @@ class CostModel:
 
     def _begin(self, start: np.ndarray) -> None:
         self.start = self.weights = start
+        self.prices = start.tolist()
         self.trust = np.diag(PRIOR / np.maximum(start, 1e-9) ** 2)
         self.trusted = self.trust @ start
+        self.fits = self.unfitted = 0
 
     def seconds(self, load: Load) -> float:
         """The expected wall clock of a step."""
-        return float(np.dot(load.row(), self.weights))
-
-    def verify_seconds(self, load: Load, drafts: np.ndarray) -> np.ndarray:
-        """The same for several numbers of verified draft tokens [n] instead of `load.drafts`."""
-        return self.seconds(load) + (drafts - load.drafts) * self.weights[2]
+        return sum(map(operator.mul, load.row(), self.prices))
 
     def learn(self, step: Step) -> None:
         """Takes in a step that was really made; those that cannot be true are left out."""
         if not (math.isfinite(step.seconds) and step.seconds > 0):
             return
-        row = np.array(Load(step.requests, step.context, step.tokens - step.requests, step.drafted).row())
+        load = Load(step.requests, step.context, step.tokens - step.requests, step.drafted)
         if not self.scaled:
-            self._begin(self.start * (step.seconds / float(row @ self.start)))
+            self._begin(self.start * (step.seconds / self.seconds(load)))
             self.scaled = True
-        expected = float(row @ self.weights)
+        expected = self.seconds(load)
         if not expected / OUTLIER < step.seconds < expected * OUTLIER:
             self.strange += 1
             if self.strange < PATIENCE:
@@ -74,8 +75,12 @@ class CostModel:
             self.evidence[:], self.target[:] = 0.0, 0.0
             expected = step.seconds
         self.strange = 0
-        row = row / expected
-        self.evidence = self.evidence * FORGET + np.outer(row, row)
+        row = np.array(load.row()) / expected
+        self.evidence = self.evidence * FORGET + row[:, None] * row
         self.target = self.target * FORGET + row * (step.seconds / expected)
-        weights = np.linalg.solve(self.evidence + self.trust, self.target + self.trusted)
-        self.weights = np.maximum(weights, 1e-3 * self.start)
+        self.unfitted += 1
+        if self.fits < FIT or self.unfitted == FIT:
+            weights = np.linalg.solve(self.evidence + self.trust, self.target + self.trusted)
+            self.weights = np.maximum(weights, 1e-3 * self.start)
+            self.prices = self.weights.tolist()
+            self.fits, self.unfitted = self.fits + 1, 0

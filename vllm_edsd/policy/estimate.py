@@ -2,7 +2,7 @@
 
 logit P = w_t logit(top) + w_h H + w_r r + b_j, with `top` and entropy `H` of the draft distribution, `r` the logit of the
 request's own recent acceptance, and `b_j` one term for each position [ours; features after SpecDec++ (arXiv 2405.19715)].
-Fitted by one Newton step on each step's outcomes, older ones forgotten exponentially.
+Fitted by one Newton step on the outcomes of each few steps, older ones forgotten exponentially.
 """
 
 import math
@@ -14,11 +14,13 @@ from vllm_edsd.policy.base import Drafting, Verdict
 
 POSITIONS = 8  # later ones share the last one's term
 FORGET = 0.995  # of the evidence that stays from one step to the next
+FIT = 8  # steps between two fits, which would cost more than all the rest after each; the first FIT are fitted at once
 PRIOR = 20.0  # outcomes that the starting weights count for
 RECENT = 0.1  # weight of a request's newest outcome
 BINS = 10  # of predicted chance, for calibration
 RIDGE = 0.05 * np.eye(3 + POSITIONS)  # keeps directions in which nothing is ever seen from drifting
 EDGE = 1e-3  # chances are kept this far from 0 and 1
+LARGEST = 500.0  # of a logit: exp of more would be infinite
 
 
 class AcceptanceEstimator:
@@ -32,6 +34,8 @@ class AcceptanceEstimator:
         self.recent: dict[str, float] = {}
         self.bins = np.zeros((BINS, 3))  # count, predicted, accepted; older ones forgotten
         self.totals = np.zeros(3)  # the same since the start
+        self.unfitted: list[tuple[np.ndarray, np.ndarray]] = []  # features and outcomes of a step's judged tokens
+        self.fits = 0
 
     def features(self, requests: Sequence[str], top: np.ndarray, entropy: np.ndarray, first: int = 0) -> np.ndarray:
         """[R, n] figures of positions first.. to [R, n, width]."""
@@ -43,14 +47,15 @@ class AcceptanceEstimator:
         inside = np.minimum(np.maximum(top, EDGE), 1 - EDGE)
         out[..., 0] = np.log(inside / (1 - inside))
         out[..., 1] = entropy
-        out[..., 2] = np.array([_logit(self.recent.get(request, 0.5)) for request in requests])[:, None]
+        for row, request in enumerate(requests):
+            out[row, :, 2] = _logit(self.recent.get(request, 0.5))
         for place in range(count):
             out[:, place, 3 + min(first + place, POSITIONS - 1)] = 1.0
         return out
 
     def chances(self, features: np.ndarray) -> np.ndarray:
         """[..., width] to the chance of acceptance [...]."""
-        return 1 / (1 + np.exp(-np.minimum(np.maximum(features @ self.weights, -30), 30)))
+        return 1 / (1 + np.exp(np.minimum(features @ -self.weights, LARGEST)))
 
     def learn(self, requests: Sequence[str], features: np.ndarray, verified: np.ndarray, accepted: np.ndarray) -> None:
         """Outcomes of one draft: features [R, n, width]; int [R]: tokens verified and accepted.
@@ -59,20 +64,29 @@ class AcceptanceEstimator:
         """
         places = np.arange(features.shape[1])
         seen = places < np.minimum(verified, accepted + 1)[:, None]
-        rows, outcome = features[seen], (places < accepted[:, None])[seen]
+        rows = features[seen]
         if not len(rows):
             return
-        guess = self.chances(rows)
-        self._calibrate(guess, outcome)
-        self.evidence = self.evidence * FORGET + (rows.T * np.maximum(guess * (1 - guess), EDGE)) @ rows
-        self.weights = self.weights + np.linalg.solve(self.evidence + RIDGE, rows.T @ (outcome - guess))
-        for request, done, total in zip(requests, accepted, verified, strict=True):
+        self.unfitted.append((rows, (places < accepted[:, None])[seen]))
+        for request, done, total in zip(requests, accepted.tolist(), verified.tolist(), strict=True):
             if total:
                 before = self.recent.get(request, 0.5)
-                self.recent[request] = before + RECENT * (float(done > 0) - before)
+                self.recent[request] = before + RECENT * ((done > 0) - before)
+        if self.fits < FIT or len(self.unfitted) == FIT:
+            self._fit()
+
+    def _fit(self) -> None:
+        rows, outcome = (np.concatenate(parts) for parts in zip(*self.unfitted, strict=True))
+        guess = self.chances(rows)
+        self._calibrate(guess, outcome)
+        kept = FORGET ** len(self.unfitted)
+        self.evidence = self.evidence * kept + (rows.T * np.maximum(guess * (1 - guess), EDGE)) @ rows
+        self.weights = self.weights + np.linalg.solve(self.evidence + RIDGE, rows.T @ (outcome - guess))
+        self.fits += 1
+        self.unfitted.clear()
 
     def _calibrate(self, guess: np.ndarray, outcome: np.ndarray) -> None:
-        self.bins *= FORGET
+        self.bins *= FORGET ** len(self.unfitted)
         judged = np.ones((len(guess), 3))
         judged[:, 1], judged[:, 2] = guess, outcome
         np.add.at(self.bins, np.minimum((guess * BINS).astype(int), BINS - 1), judged)
@@ -119,7 +133,7 @@ class Survival:
             self.features.append(features)
             self.newest = self.estimator.chances(features) * np.isfinite(top + entropy)
             before = self.values[:, -1:] if done else 1.0
-            self.values = np.concatenate([self.values, before * np.cumprod(self.newest, axis=1)], axis=1)
+            self.values = np.concatenate([self.values, before * self.newest.cumprod(axis=1)], axis=1)
         return self.values
 
     def learn(self, verdicts: Sequence[Verdict]) -> None:

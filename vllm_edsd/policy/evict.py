@@ -28,12 +28,15 @@ class Evict(DraftPolicy):
         self.rate = 0.0  # running mean of tokens per second
         self.verified = 0.0  # running mean of the tokens verified for a request
         self.last: Survival | None = None
+        self.least = 0.0  # survival worth verifying, with `judged` tokens drafted
+        self.judged = 0
         self.waited = self.trials = 0
         self.pause = EXPLORE  # steps until another length is tried
         self.tried: int | None = None  # the length of a step that explores
 
     def start(self, requests: Sequence[str]) -> bool:
         self.last = None
+        self.judged = 0
         self.waited += 1
         self.tried = self._explore(len(requests)) if self.waited >= self.pause else None
         return True
@@ -52,10 +55,12 @@ class Evict(DraftPolicy):
     def _survival(self, drafting: Drafting) -> np.ndarray:
         if self.last is None or self.last.drafting is not drafting:
             self.last = Survival(self.estimator, drafting)
-        values = self.last.update()
-        place = min(drafting.drafted, POSITIONS) - 1
-        self.typical[place] += SMOOTHING * (float(self.last.newest[:, -1].mean()) - self.typical[place])
-        return values
+        if self.last.values.shape[1] < drafting.drafted:
+            self.last.update()
+            place = min(drafting.drafted, POSITIONS) - 1
+            newest = self.last.newest[:, -1]
+            self.typical[place] += SMOOTHING * (newest.sum() / len(newest) - self.typical[place])
+        return self.last.values
 
     def proceed(self, drafting: Drafting) -> bool:
         survival = self._survival(drafting)
@@ -63,7 +68,8 @@ class Evict(DraftPolicy):
             return drafting.drafted < self.tried
         expected = survival[:, -1:] * self.typical[min(drafting.drafted, POSITIONS - 1)]
         requests, context = len(drafting.requests), drafting.context
-        rate = budget(survival, Load(requests, context, 0, drafting.drafted), self.cost)[1]
+        self.least, rate = budget(survival, Load(requests, context, 0, drafting.drafted), self.cost)
+        self.judged = drafting.drafted
         longer = np.concatenate([survival, expected], axis=1)
         return budget(longer, Load(requests, context, 0, drafting.drafted + 1), self.cost)[1] > rate
 
@@ -77,7 +83,8 @@ class Evict(DraftPolicy):
             rate = self.rate or load.requests / self.cost.seconds(Load(load.requests, load.context, 0, 0))
             counts = leading(survival >= rate * self.cost.weights[2])
         else:
-            counts = leading(survival >= budget(survival, load, self.cost)[0])
+            least = self.least if self.judged == drafting.drafted else budget(survival, load, self.cost)[0]
+            counts = leading(survival >= least)
         self.verified += SMOOTHING * (float(counts.mean()) - self.verified)
         return counts
 
@@ -102,9 +109,12 @@ def budget(survival: np.ndarray, load: Load, cost: CostModel) -> tuple[float, fl
 
     `load` is the step before anything is verified; `survival` never rises along a row.
     """
-    ranked = np.sort(survival, axis=None)[::-1]
-    emitted = np.zeros(len(ranked) + 1)
-    ranked.cumsum(out=emitted[1:])
-    rates = (emitted + load.requests) / cost.verify_seconds(load, np.arange(len(emitted)))
-    best = int(rates.argmax())
-    return (float(ranked[best - 1]) if best else 2.0), float(rates[best])
+    emitted, seconds, price = float(load.requests), cost.seconds(load), cost.prices[2]
+    least, rate = 2.0, emitted / seconds
+    # Few numbers: cheaper one by one, and each next one is worth less while it costs the same.
+    for chance in sorted(survival.ravel().tolist(), reverse=True):
+        emitted, seconds = emitted + chance, seconds + price
+        if emitted <= rate * seconds:
+            break
+        least, rate = chance, emitted / seconds
+    return least, rate

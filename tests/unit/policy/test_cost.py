@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vllm_edsd.policy.base import Step
-from vllm_edsd.policy.cost import GUESS, CostModel, Load
+from vllm_edsd.policy.cost import CostModel, Load
 
 TRUTH = np.array([0.050, 0.002, 0.003, 0.004, 0.001, 0.005])
 
@@ -57,9 +57,3 @@ def test_no_marginal_cost_is_ever_negative():
     for step in steps(500, noise=0.5):
         cost.learn(step)
         assert (cost.weights > 0).all()
-
-
-def test_many_lengths_at_once_cost_as_each_alone():
-    cost = CostModel(np.array(GUESS))
-    one_by_one = [cost.seconds(Load(2, 500, drafts, 3)) for drafts in range(5)]
-    assert cost.verify_seconds(Load(2, 500, 0, 3), np.arange(5)) == pytest.approx(one_by_one)
