@@ -43,7 +43,7 @@ def step(scheduler):
 def test_without_speculation_nothing_is_told_of_drafts(watched):
     scheduler, tally = watched(None, {"experts": {"plan": "p"}})
     assert step(scheduler) == ("stats", "freed") and scheduler.freed == ["r"]
-    assert (tally.values, tally.histograms) == ({}, {})
+    assert (tally.values, tally.snapshot()["histograms"]) == ({}, {})
 
 
 def test_with_speculation_and_fewer_experts_drafts_are_told_of(watched):
@@ -52,4 +52,4 @@ def test_with_speculation_and_fewer_experts_drafts_are_told_of(watched):
     assert step(scheduler) == ("stats", "freed")
     assert tally.values["edsd:policy_info"] == {("fixed", "standard", "3"): 1.0}
     assert tally.values["edsd:drafter_info"] == {("drafter", "v"): 1.0}
-    assert "edsd:request_acceptance_length" in tally.histograms
+    assert "edsd:request_acceptance_length" in tally.snapshot()["histograms"]
