@@ -107,7 +107,9 @@ def runner() -> Check:
     """The model runner vLLM will use when nothing in the configuration decides otherwise."""
     name, reason = serve.runner()
     if name == "V2" and serve.is_cpu():
-        return Check("runner", "warn", f"{name} ({reason})", "on CPU the length adapts with V1 only: set VLLM_USE_V2_MODEL_RUNNER=0")
+        return Check(
+            "runner", "warn", f"{name} ({reason})", "on CPU lengths adapt with V1 only: set VLLM_USE_V2_MODEL_RUNNER=0"
+        )
     return Check("runner", "ok", f"{name} ({reason})")
 
 

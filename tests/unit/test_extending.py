@@ -8,6 +8,7 @@ import torch
 
 from vllm_edsd.config import ServeConfig
 from vllm_edsd.drafters import registry as proposers
+from vllm_edsd.place import Place
 from vllm_edsd.policy import registry as policies
 from vllm_edsd.policy.base import Drafting
 from vllm_edsd.reference.engine import Engine, Sampling
@@ -60,7 +61,7 @@ def test_the_policy_cuts_and_stops():
 
 
 def test_the_policy_is_served_by_name(make_drafter):
-    found = engine_arguments(ServeConfig(drafter=str(make_drafter()), policy="sure"), None, None)
+    found = engine_arguments(ServeConfig(drafter=str(make_drafter()), policy="sure"), None, Place())
     assert found["additional_config"]["edsd"]["policy"] == "sure"
 
 

@@ -75,7 +75,7 @@ def test_drafters_with_weights_of_the_same_name_come_first(make_drafter, monkeyp
     assert checkpoint.model_free("trigram")
     monkeypatch.chdir(tmp_path)
     assert not checkpoint.model_free("trigram")
-    assert engine_arguments(ServeConfig(drafter="trigram"), None, None)["speculative_config"]["method"] == "eagle3"
+    assert engine_arguments(ServeConfig(drafter="trigram"), None, Place())["speculative_config"]["method"] == "eagle3"
 
 
 def test_an_unknown_drafter_lists_proposers_too():
