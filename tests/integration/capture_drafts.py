@@ -23,7 +23,7 @@ def main(target: str, *folders: str) -> None:
 
 
 def capture(target: str, drafter: str, out: str) -> None:
-    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm import LLM
 
     speculative = {"method": "eagle3", "model": drafter, "num_speculative_tokens": STEPS}
     llm = LLM(
@@ -54,6 +54,13 @@ def capture(target: str, drafter: str, out: str) -> None:
         return drafts[-1]
 
     proposer.model.compute_logits, proposer.propose = keep_logits, keep_drafts
+    ask(llm, out, proposer.model, logits=logits, drafts=drafts, starts=starts, features=features)
+
+
+def ask(llm, out, model, *, logits, drafts, starts, features) -> None:
+    """Has one answer made and saves it with what was noted meanwhile."""
+    from vllm import SamplingParams, TokensPrompt
+
     prompt = torch.randint(2, 128, (100,), generator=torch.Generator().manual_seed(5)).tolist()
     params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
     (answer,) = llm.generate(TokensPrompt(prompt_token_ids=prompt), params)
@@ -67,7 +74,7 @@ def capture(target: str, drafter: str, out: str) -> None:
             "logits": torch.cat(logits).unflatten(0, (-1, STEPS)),
         },
         out,
-        metadata={"model": json.dumps(type(proposer.model).__name__)},
+        metadata={"model": json.dumps(type(model).__name__)},
     )
 
 

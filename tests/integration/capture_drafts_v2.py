@@ -1,14 +1,11 @@
 """As capture_drafts.py, with model runner V2: python capture_drafts_v2.py TARGET FOLDER..."""
 
 import inspect
-import json
 import sys
 
 import torch
 import v2
-from safetensors.torch import save_file
-
-STEPS = 4
+from capture_drafts import STEPS, ask
 
 
 def main(target: str, *folders: str) -> None:
@@ -17,8 +14,6 @@ def main(target: str, *folders: str) -> None:
 
 
 def capture(target: str, drafter: str, out: str) -> None:
-    from vllm import SamplingParams, TokensPrompt
-
     llm, worker = v2.engine(
         target,
         drafter,
@@ -46,21 +41,7 @@ def capture(target: str, drafter: str, out: str) -> None:
         return drafts[-1]
 
     speculator.model.compute_logits, speculator.propose = keep_logits, keep_drafts
-    prompt = torch.randint(2, 128, (100,), generator=torch.Generator().manual_seed(5)).tolist()
-    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
-    (answer,) = llm.generate(TokensPrompt(prompt_token_ids=prompt), params)
-    save_file(
-        {
-            "prompt": torch.tensor(prompt),
-            "answer": torch.tensor(answer.outputs[0].token_ids),
-            "starts": torch.cat(starts),
-            "features": torch.stack([features[position] for position in sorted(features)]),
-            "drafts": torch.cat(drafts),
-            "logits": torch.cat(logits).unflatten(0, (-1, STEPS)),
-        },
-        out,
-        metadata={"model": json.dumps(type(speculator.model).__name__)},
-    )
+    ask(llm, out, speculator.model, logits=logits, drafts=drafts, starts=starts, features=features)
 
 
 if __name__ == "__main__":
