@@ -107,13 +107,14 @@ def main(target: str, drafter: str, out: str) -> None:
         def start(self, requests):
             return False
 
-    makers = {"off": Off, "chaos": Chaos, "copies": Copies, "not-a-number": NotANumber}
+    makers = {"off": Off, "chaos": Chaos, "alone": Chaos, "copies": Copies, "not-a-number": NotANumber}
     makers["evict+lookup"] = lambda most: registry.make("evict", most, beside=True)
     makers |= {name: lambda most, name=name: registry.make(name, most) for name in registry.OURS}
     results = {}
     for name, make in makers.items():
         before = counts()
         runner.drafter.policy = make(K)
+        runner.drafter.alone = name == "alone"
         result = {"answers": [list(tokens) for tokens in answers()]}
         after = counts()
         result |= {key: after[key] - before.get(key, 0) for key in after if "spec_decode" in key or "preempt" in key}
@@ -121,14 +122,21 @@ def main(target: str, drafter: str, out: str) -> None:
     drafts = {}
     longer = SamplingParams(temperature=0, max_tokens=150, ignore_eos=True, detokenize=False)
     makers |= {"late": lambda most: Chaos(most, on=False)}
-    for name in ("fixed", "chaos", "copies", "late", "chaos-control", "late-control"):
+    makers |= {"alone": makers["late"]}
+    long = start + [words.randrange(200, 9000) for _ in range(74)]  # more than the drafter reads in one pass
+    controls = ("chaos-control", "alone-control", "late-control")
+    for name in ("fixed", "fixed-long", "chaos", "copies", "late", "alone", *controls):
         llm.reset_prefix_cache()
-        runner.drafter.policy = makers[name.removesuffix("-control")](K)
+        runner.drafter.policy = makers[name.removesuffix("-control").removesuffix("-long")](K)
+        runner.drafter.alone = name.startswith("alone")
+        for layer in runner.drafter._attention().values():
+            layer.kv_cache.normal_(std=10)  # what is read unwritten shall tell
+        prompt = long if name.startswith(("alone", "fixed-long")) else start
         if name == "chaos-control":
             runner.drafter.backlog.add = lambda *_: None
         if name == "late-control":
             proposer.reading = unread
-        drafts[name] = recorded(runner, lambda: llm.generate([TokensPrompt(prompt_token_ids=start)], longer))
+        drafts[name] = recorded(runner, lambda prompt=prompt: llm.generate([TokensPrompt(prompt_token_ids=prompt)], longer))
     Path(out).write_text(json.dumps({"results": results, "drafts": drafts}))
 
 

@@ -33,7 +33,7 @@ def test_the_engine_was_put_to_the_test(found):
     assert all(count > 0 for count in preempted.values())
 
 
-@pytest.mark.parametrize("policy", ["chaos", "copies", "not-a-number", "evict+lookup", *registry.OURS])
+@pytest.mark.parametrize("policy", ["chaos", "alone", "copies", "not-a-number", "evict+lookup", *registry.OURS])
 def test_greedy_answers_are_those_of_plain_decoding(found, policy):
     assert found["results"][policy]["answers"] == found["results"]["off"]["answers"]
 
@@ -54,18 +54,20 @@ def differences(steady, other):
                 break
 
 
-# Within an answer, and from the prompt on; with how many drafts there must at least be to compare.
-PAUSES = {"chaos": 20, "copies": 5, "late": 5}
-CONTROLLED = ("chaos", "late")
+# Within an answer, and from the prompt on, which is read at once or, where nobody shares it, with what follows; with how
+# many drafts there must at least be to compare, and with what.
+PAUSES = {"chaos": (20, "fixed"), "copies": (5, "fixed"), "late": (5, "fixed"), "alone": (5, "fixed-long")}
+CONTROLLED = ("chaos", "late", "alone")
 
 
 @pytest.mark.parametrize("pause", PAUSES)
 def test_after_a_pause_the_drafter_drafts_as_if_it_had_read_along(found, pause):
-    caught_up = list(differences(found["drafts"]["fixed"], found["drafts"][pause]))
-    assert len(caught_up) > PAUSES[pause] and max(caught_up) < 1e-3
+    least, steady = PAUSES[pause]
+    caught_up = list(differences(found["drafts"][steady], found["drafts"][pause]))
+    assert len(caught_up) > least and max(caught_up) < 1e-3
 
 
 @pytest.mark.parametrize("pause", CONTROLLED)
 def test_the_control_fails(found, pause):
     """Without what is read in between the drafter's cache has holes, and it tells."""
-    assert max(differences(found["drafts"]["fixed"], found["drafts"][f"{pause}-control"])) > 0.05
+    assert max(differences(found["drafts"][PAUSES[pause][1]], found["drafts"][f"{pause}-control"])) > 0.05

@@ -2,8 +2,17 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from vllm_edsd.policy.base import Step
+
+
+def decodes(output: Any) -> bool:
+    """Whether a step reads no prompt; `output` is the scheduler's."""
+    drafts = output.scheduled_spec_decode_tokens
+    return not output.scheduled_new_reqs and all(
+        count == 1 + len(drafts.get(request, ())) for request, count in output.num_scheduled_tokens.items()
+    )
 
 
 class StepClock:

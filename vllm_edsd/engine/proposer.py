@@ -13,8 +13,8 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.spec_decode.eagle import EagleProposer
 
-from vllm_edsd.engine.backlog import Backlog
-from vllm_edsd.engine.clock import StepClock
+from vllm_edsd.engine.backlog import Backlog, Batch
+from vllm_edsd.engine.clock import StepClock, decodes
 from vllm_edsd.engine.enough import Enough
 from vllm_edsd.engine.model_free import ModelFree
 from vllm_edsd.engine.notices import Notices
@@ -25,6 +25,7 @@ from vllm_edsd.observability.catalog import STRUCTURED
 from vllm_edsd.observability.tally import Tally
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Verdict
 
+AHEAD = 64  # with fewer tokens another pass costs more than the attention and MLP that it spares [estimated]
 NONFINITE = "request %s: the drafter gave NaN or infinity; its draft ends there, its text is what it would be without"
 
 
@@ -52,6 +53,8 @@ class AdaptiveProposer(EagleProposer):
         tally.watch("drafter", lambda: tally.put("edsd:tracked_requests", float(self.tracked()), "drafter"))
         self.clock = StepClock()
         self.backlog = Backlog(self.block_size_of, self.max_num_tokens)
+        # Nobody else reads what the drafter's cache holds of a prompt, and it needs nothing but what the backlog keeps.
+        self.alone = not vllm_config.cache_config.enable_prefix_caching and not self.supports_mm_inputs
         self.begun = 0.0  # of the step, in seconds
         self.nonfinite = Notices(NONFINITE)
         self.verified: dict[str, int] = {}
@@ -83,11 +86,7 @@ class AdaptiveProposer(EagleProposer):
         self.begun = time.perf_counter()
         self.nonfinite.forget(gone)
         self.verified = {request: len(tokens) for request, tokens in output.scheduled_spec_decode_tokens.items()}
-        counts = output.num_scheduled_tokens
-        decoding = not output.scheduled_new_reqs and all(
-            count == 1 + self.verified.get(request, 0) for request, count in counts.items()
-        )
-        step = self.clock.begin(counts, decoding)
+        step = self.clock.begin(output.num_scheduled_tokens, decodes(output))
         if step is not None:
             self.policy.timed(step)
 
@@ -113,41 +112,44 @@ class AdaptiveProposer(EagleProposer):
         # Rows that emitted nothing are prompts not yet read to their end.
         self.rows = [row for row, count in enumerate(self.emitted) if count]
         asked = [requests[row] for row in self.rows]
-        inputs = (target_token_ids, target_positions, target_hidden_states)
+        step = Batch(common_attn_metadata, target_token_ids, target_positions, target_hidden_states, next_token_ids)
         context = int(common_attn_metadata.seq_lens.sum())
         found = self._look(asked, context) if self.beside is not None and asked else None
         self.copied = found is not None
         wanted = found is None and bool(asked) and self.policy.start(asked)
-        if not wanted and self.clock.decoding and self.backlog.room():
-            self.backlog.add(requests, common_attn_metadata, *inputs)
+        if not wanted and (self.clock.decoding or self.alone) and self.backlog.room(len(target_token_ids)):
+            self.backlog.add(requests, step)
             self.clock.drafted(context, 0, sum(self.emitted))
             self._count(reached, 0)
             self._last_draft_probs = None
             return self._spread(found or [], len(requests))
-        common_attn_metadata, *inputs = self.backlog.take(requests, common_attn_metadata, *inputs)  # type: ignore[assignment]
-        # On CPU vLLM's lengths and their upper bound are one tensor, and its drafting loop would advance it twice a step.
-        common_attn_metadata = dataclasses.replace(common_attn_metadata, seq_lens=common_attn_metadata.seq_lens.clone())
+        before, step = self.backlog.take(requests, step, self._at_once(len(asked)) if wanted else self.max_num_tokens)
+        for early in before:
+            self._pass(early, 0, sampling_metadata)
         sampled = self._enable_probabilistic_draft_probs and not sampling_metadata.all_greedy
         self.drafting = Drafting.begin(asked, context, sampled)
         self.tokens, self.probs = [], []
         self.constrained = torch.tensor(self.structured(requests))
         if sampled:
             self.tally.count("edsd:fallbacks", int(self.constrained[self.rows].sum()), STRUCTURED)
-        with contextlib.suppress(Enough), contextlib.nullcontext() if wanted else reading(self._attention()):
-            super().propose(
-                num_speculative_tokens if wanted else 0,
-                *inputs,
-                next_token_ids,
-                token_indices_to_sample,
-                common_attn_metadata,
-                sampling_metadata,
-                **kwargs,
-            )
+        self._pass(step, num_speculative_tokens if wanted else 0, sampling_metadata, token_indices_to_sample, **kwargs)
         self._last_draft_probs = torch.stack(self.probs, dim=1).contiguous() if self.probs else None
         self.clock.drafted(context, len(self.tokens), sum(self.emitted))
         kept = self._spread(self._kept() if found is None else found, len(requests))
         self._count(reached, len(self.tokens))
         return kept
+
+    def _at_once(self, requests: int) -> int:
+        """The most tokens to draft after in one pass; of more it is quicker to read all but the last beforehand."""
+        spares = len(self._draft_attn_layer_names) == 1 and not self.supports_mm_inputs
+        return requests + AHEAD if spares else self.max_num_tokens
+
+    def _pass(self, step: Batch, most: int, sampling: SamplingMetadata, indices: Any = None, **kwargs: Any) -> None:
+        """The drafter reads `step` and drafts up to `most` tokens."""
+        # On CPU vLLM's lengths and their upper bound are one tensor, and its drafting loop would advance it twice a step.
+        metadata = dataclasses.replace(step.metadata, seq_lens=step.metadata.seq_lens.clone())
+        with contextlib.suppress(Enough), contextlib.nullcontext() if most else reading(self._attention()):
+            super().propose(most, *step.part, step.next, indices, metadata, sampling, **kwargs)
 
     def _sample_draft_tokens(
         self, hidden_states: torch.Tensor, sampling_metadata: SamplingMetadata

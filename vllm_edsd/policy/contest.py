@@ -11,7 +11,7 @@ LONGEST = 4096  # at most so many steps between two trials
 COLD = {True: 4, False: 1}  # first steps of a way that do not count: caches fill
 ENOUGH = {True: 24, False: 8}  # steps of a way before it is judged; SOON do where one way is clearly slower
 SOON = {True: 8, False: 4}
-CLEARLY = 1.3  # times; then short trials do as well
+CLEARLY = 1.3  # times; then short trials do as well, and a way that has become so much slower is not waited with
 SHORT = 4
 MARGIN = 0.01  # the ways change places only for more than this, relative
 
@@ -51,7 +51,7 @@ class Contest:
         """Whether the next step drafts."""
         if self.judging and not self.trial:
             self._judge()
-        if self.until_trial == 0 and not self.trial:
+        if not self.trial and (self.until_trial == 0 or (self._ratio() or 1.0) < 1 / CLEARLY):
             self.trial, self.judging = self._trial_steps(), True
         self.before = self.current
         if self.trial:

@@ -7,7 +7,7 @@ import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from vllm_edsd.engine import backlog as module
-from vllm_edsd.engine.backlog import Backlog
+from vllm_edsd.engine.backlog import Backlog, Batch
 
 SIZE = 4
 # Blocks of the KV cache, out of order as a busy server's are.
@@ -35,20 +35,32 @@ def step(**positions):
     )
     tokens = torch.tensor([HUNDREDS[request] + place for request, place in owners], dtype=torch.int32)
     places = torch.tensor([place for _, place in owners])
-    return list(positions), metadata, tokens, places, torch.stack([tokens / 2, tokens / 4], dim=1)
+    following = torch.tensor([HUNDREDS[request] + places[-1] + 1 for request, places in positions.items()])
+    return list(positions), Batch(metadata, tokens, places, torch.stack([tokens / 2, tokens / 4], dim=1), following)
 
 
-def assert_same(found, expected):
-    metadata, *tensors = found
-    _, wanted, *others = expected
-    assert [tensor.tolist() for tensor in tensors] == [tensor.tolist() for tensor in others]
-    assert [tensor.dtype for tensor in tensors] == [tensor.dtype for tensor in others]
-    for field in dataclasses.fields(metadata):
-        one, other = getattr(metadata, field.name), getattr(wanted, field.name)
+def assert_same(found, expected, apart=()):
+    """`found` is the batch of step `expected`, but for fields `apart` of its metadata."""
+    _, wanted = expected
+    for name in ("tokens", "positions", "hidden", "next"):
+        one, other = getattr(found, name), getattr(wanted, name)
+        assert (name, one.tolist()) == (name, other.tolist())
+        assert name == "next" or one.dtype == other.dtype
+    for field in dataclasses.fields(found.metadata):
+        one, other = getattr(found.metadata, field.name), getattr(wanted.metadata, field.name)
+        if field.name in apart:
+            continue
         if isinstance(other, torch.Tensor):
             assert (field.name, one.dtype, one.tolist()) == (field.name, other.dtype, other.tolist())
         else:
             assert (field.name, one) == (field.name, other)
+
+
+def taken(backlog, **positions):
+    """What is read with this step, all in one pass."""
+    before, found = backlog.take(*step(**positions), 64)
+    assert before == []
+    return found
 
 
 @pytest.fixture
@@ -59,96 +71,128 @@ def backlog():
 def test_what_was_put_off_is_read_with_the_next_step(backlog):
     backlog.add(*step(a=[5], b=[2]))
     backlog.add(*step(a=[6], b=[3]))
-    assert_same(backlog.take(*step(a=[7], b=[4])), step(a=[5, 6, 7], b=[2, 3, 4]))
+    assert_same(taken(backlog, a=[7], b=[4]), step(a=[5, 6, 7], b=[2, 3, 4]))
 
 
 def test_slots_are_those_of_the_block_table(backlog):
     backlog.add(*step(a=[2, 3, 4]))
-    metadata, *_ = backlog.take(*step(a=[5]))
-    assert metadata.slot_mapping.tolist() == [7 * 4 + 2, 7 * 4 + 3, 2 * 4 + 0, 2 * 4 + 1]
+    assert taken(backlog, a=[5]).metadata.slot_mapping.tolist() == [7 * 4 + 2, 7 * 4 + 3, 2 * 4 + 0, 2 * 4 + 1]
 
 
 def test_steps_of_uneven_length(backlog):
     """The first step without drafting still verified a draft, of another length for each request."""
     backlog.add(*step(a=[3, 4, 5], b=[8], c=[0, 1]))
     backlog.add(*step(a=[6], b=[9], c=[2]))
-    found = backlog.take(*step(a=[7, 8], b=[10], c=[3, 4, 5]))
+    found = taken(backlog, a=[7, 8], b=[10], c=[3, 4, 5])
     assert_same(found, step(a=[3, 4, 5, 6, 7, 8], b=[8, 9, 10], c=[0, 1, 2, 3, 4, 5]))
 
 
 def test_requests_may_change_places_come_and_stay_away(backlog):
     backlog.add(*step(a=[5], b=[2]))
     backlog.add(*step(b=[3]))
-    assert_same(backlog.take(*step(c=[0, 1], b=[4])), step(c=[0, 1], b=[2, 3, 4]))
-    assert_same(backlog.take(*step(b=[5], a=[6])), step(b=[5], a=[5, 6]))
+    assert_same(taken(backlog, c=[0, 1], b=[4]), step(c=[0, 1], b=[2, 3, 4]))
+    assert_same(taken(backlog, b=[5], a=[6]), step(b=[5], a=[5, 6]))
 
 
 def test_what_was_taken_is_not_taken_again(backlog):
     backlog.add(*step(a=[5]))
-    backlog.take(*step(a=[6]))
+    taken(backlog, a=[6])
     again = step(a=[7])
-    assert backlog.take(*again)[0] is again[1]
+    assert backlog.take(*again, 64) == ([], again[1])
     assert backlog.waiting == {}
 
 
 def test_with_nothing_put_off_the_step_is_handed_back(backlog):
     given = step(a=[5], b=[2, 3])
-    assert all(found is one for found, one in zip(backlog.take(*given), given[1:], strict=True))
+    assert backlog.take(*given, 64)[1] is given[1]
 
 
 def test_the_engines_buffers_may_be_overwritten_meanwhile(backlog):
     given = step(a=[5, 6])
     backlog.add(*given)
-    for tensor in given[2:]:
+    for tensor in given[1].part:
         tensor.zero_()
-    assert_same(backlog.take(*step(a=[7])), step(a=[5, 6, 7]))
+    assert_same(taken(backlog, a=[7]), step(a=[5, 6, 7]))
 
 
 def test_taking_leaves_the_engines_metadata_alone(backlog):
     backlog.add(*step(a=[5], b=[2]))
     given = step(a=[6], b=[3])
-    backlog.take(*given)
-    assert_same(given[1:], step(a=[6], b=[3]))
+    backlog.take(*given, 64)
+    assert_same(given[1], step(a=[6], b=[3]))
 
 
 def test_a_preempted_request_reads_everything_anew(backlog):
     backlog.add(*step(a=[5], b=[2]))
     backlog.add(*step(a=[6], b=[3]))
-    assert_same(backlog.take(*step(a=range(8), b=[4])), step(a=range(8), b=[2, 3, 4]))
+    assert_same(taken(backlog, a=range(8), b=[4]), step(a=range(8), b=[2, 3, 4]))
     assert backlog.waiting == {}
 
 
 def test_a_preempted_request_alone_is_handed_back(backlog):
     backlog.add(*step(a=[5]))
     given = step(a=range(7))
-    assert backlog.take(*given)[0] is given[1]
+    assert backlog.take(*given, 64)[1] is given[1]
     assert backlog.waiting == {}
 
 
-def test_more_than_the_drafter_can_read_at_once_waits_on():
-    for capacity, fits in ((6, True), (5, False)):
-        backlog = Backlog(lambda: SIZE, capacity)
-        backlog.add(*step(a=[4, 5], b=[2, 3]))
-        given = step(a=[6], b=[4])
-        assert_same(backlog.take(*given), step(a=[4, 5, 6], b=[2, 3, 4]) if fits else given)
-        assert bool(backlog.waiting) != fits
-    assert_same(backlog.take(*step(a=[7])), step(a=[4, 5, 6, 7]))
-    assert_same(backlog.take(*step(b=[5])), step(b=[2, 3, 4, 5]))
+def test_a_preempted_request_may_be_put_off_anew(backlog):
+    backlog.add(*step(a=range(6), b=[2]))
+    backlog.add(*step(a=range(4), b=[3]))
+    backlog.add(*step(a=[4, 5]))
+    assert_same(taken(backlog, a=[6], b=[4]), step(a=range(7), b=[2, 3, 4]))
+
+
+def test_a_prompt_read_in_chunks_may_be_put_off(backlog):
+    """Between two chunks nothing is emitted; what follows a chunk is the next one's first token."""
+    backlog.add(*step(a=range(4), b=[7]))
+    backlog.add(*step(a=range(4, 7), b=[8]))
+    assert_same(taken(backlog, a=[7, 8], b=[9]), step(a=range(9), b=[7, 8, 9]))
+
+
+@pytest.mark.parametrize(
+    ("most", "capacity", "passes"),
+    [
+        (8, 8, []),
+        (7, 8, [{"a": range(2, 6), "b": range(1, 3)}]),
+        (8, 7, [{"a": range(2, 6), "b": range(1, 3)}]),
+        (8, 6, [{"a": range(2, 6), "b": range(1, 3)}]),
+        (8, 5, [{"a": range(2, 6), "b": [1]}, {"b": [2]}]),
+        (8, 4, [{"a": range(2, 6)}, {"b": range(1, 3)}]),
+        (8, 3, [{"a": range(2, 5)}, {"a": [5], "b": range(1, 3)}]),
+    ],
+)
+def test_more_than_is_wanted_at_once_or_fits_is_read_before(most, capacity, passes):
+    backlog = Backlog(lambda: SIZE, capacity)
+    backlog.add(*step(a=[2, 3], b=[1]))
+    backlog.add(*step(a=[4, 5], b=[2]))
+    before, last = backlog.take(*step(a=[6], b=[3]), most)
+    assert backlog.waiting == {}
+    assert len(before) == len(passes)
+    for found, positions in zip(before, passes, strict=True):
+        assert_same(found, step(**positions), apart=("max_seq_len",))  # an upper bound
+    assert_same(last, step(a=[6], b=[3]) if passes else step(a=range(2, 7), b=range(1, 4)))
+
+
+def test_of_a_long_prompt_all_but_the_last_token_may_be_read_before(backlog):
+    (before,), last = backlog.take(*step(a=[9], b=range(12)), 4)
+    assert_same(before, step(b=range(11)), apart=("max_seq_len",))
+    assert_same(last, step(a=[9], b=[11]))
 
 
 def test_finished_requests_are_forgotten(backlog):
     backlog.add(*step(a=[5], b=[2]))
     backlog.forget(["a", "never seen"])
     assert backlog.waiting.keys() == {"b"}
-    assert_same(backlog.take(*step(a=[6], b=[3])), step(a=[6], b=[2, 3]))
+    assert_same(taken(backlog, a=[6], b=[3]), step(a=[6], b=[2, 3]))
 
 
-def test_there_is_room_until_a_request_has_waited_too_long(backlog, monkeypatch):
+def test_there_is_room_until_too_much_waits(monkeypatch):
     monkeypatch.setattr(module, "MOST", 2)
-    assert backlog.room()
+    backlog = Backlog(lambda: SIZE, capacity=3)
+    assert backlog.room(6) and not backlog.room(7)
     backlog.add(*step(a=[5], b=[2]))
-    assert backlog.room()
-    backlog.add(*step(a=[6]))
-    assert not backlog.room()
-    backlog.take(*step(a=[7]))
-    assert backlog.room()
+    backlog.add(*step(a=[6, 7]))
+    assert backlog.room(2) and not backlog.room(3)
+    backlog.take(*step(a=[8]), 64)
+    assert backlog.room(5) and not backlog.room(6)

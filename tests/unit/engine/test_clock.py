@@ -1,6 +1,8 @@
+from types import SimpleNamespace
+
 import pytest
 
-from vllm_edsd.engine.clock import StepClock
+from vllm_edsd.engine.clock import StepClock, decodes
 from vllm_edsd.policy.base import Step
 
 
@@ -68,3 +70,17 @@ def test_a_step_without_requests_is_no_decoding(clock):
     clock.drafted(0, 0, 0)
     assert clock.begin({"a": 1}, True) is None
     assert clock.decoding
+
+
+@pytest.mark.parametrize(
+    ("new", "counts", "drafts", "expected"),
+    [
+        ([], {"a": 1, "b": 4}, {"b": [7, 8, 9]}, True),
+        ([], {"a": 1, "b": 4}, {"b": [7, 8]}, False),  # the rest of a prompt
+        ([], {"a": 1, "b": 4}, {}, False),
+        (["b"], {"a": 1, "b": 1}, {}, False),  # a prompt of one token, or one whose beginning is cached
+    ],
+)
+def test_a_step_decodes_where_every_request_has_one_token_and_its_drafts(new, counts, drafts, expected):
+    output = SimpleNamespace(scheduled_new_reqs=new, num_scheduled_tokens=counts, scheduled_spec_decode_tokens=drafts)
+    assert decodes(output) == expected

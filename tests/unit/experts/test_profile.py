@@ -40,7 +40,8 @@ def test_the_prompts_tokens_are_fewer_than_all(make_moe, texts):
     prefill, everything = (measure(make_moe(), texts, mode) for mode in ("prefill", "all"))
     assert prefill[0].divergence[0] != everything[0].divergence[0]
     # What the last layer makes of the prompt reaches nothing: its last token, which begins the answer, is left whole.
-    assert prefill[2].divergence[0] == 0 < everything[2].divergence[0]
+    # Not always to the last bit: a product with other rows beside these may round them differently.
+    assert prefill[2].divergence[0] < 1e-8 < 1e-4 < everything[2].divergence[0]
 
 
 def test_routing_is_counted_over_all_tokens(family, make_moe, texts):

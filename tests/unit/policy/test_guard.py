@@ -50,6 +50,15 @@ def test_it_changes_its_mind_when_the_workload_does():
     assert sum(drafts[-500:]) > 400
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_way_that_becomes_much_slower_is_left_soon(seed):
+    guard = Guard(Fixed(3))
+    simulate(guard, 4000, 1.2, 1.9, seed=seed)
+    assert guard.now.drafts and guard.now.until_trial > 100  # drafting has long been clearly better
+    drafts = simulate(guard, 100, 8.0, 1.9, seed=seed)[2]
+    assert not any(drafts[40:])
+
+
 def test_batch_sizes_are_judged_apart():
     guard = Guard(Fixed(3))
     for _ in range(6):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from vllm.distributed.parallel_state import get_tp_group
 
+from vllm_edsd.engine.clock import decodes
 from vllm_edsd.engine.v2.estimate import GreedyDrafts
 from vllm_edsd.engine.v2.times import StepTimes, Taken
 from vllm_edsd.engine.v2.verification import LiveVerification
@@ -50,11 +51,7 @@ class Adaptation:
         # While vLLM warms up, kernels are compiled: such steps say nothing.
         if not counts or self.verification.cost_tables is None:
             return
-        drafts = output.scheduled_spec_decode_tokens
-        decoding = not output.scheduled_new_reqs and all(
-            count == 1 + len(drafts.get(request, ())) for request, count in counts.items()
-        )
-        self.times.begin(frozenset(counts), decoding)
+        self.times.begin(frozenset(counts), decodes(output))
         self.steps += 1
         if self.steps % LEARN == 0:
             self._learn()
