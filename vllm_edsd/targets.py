@@ -21,7 +21,6 @@ from vllm_edsd.files import atomic, replaceable
 BUNDLED_MOE = Path(__file__).parent / "experts" / "bundled" / "smollm2-moe"
 CHECK_PROMPT = "What is the capital of France?"
 CHECK_ANSWER = "The capital of France is Paris."
-MOE_ANSWER = f"{CHECK_ANSWER} It is also the capital of"
 
 
 def make_target(name: str, out: Path, report: Callable[[str], None] = lambda _: None) -> Path:
@@ -108,7 +107,8 @@ def _smollm2_moe(out: Path, report: Callable[[str], None]) -> None:
     report("carving")
     moe = assemble(AutoModelForCausalLM.from_pretrained(dense, dtype=torch.bfloat16), read(BUNDLED_MOE / FILE))
     report("checking a known greedy continuation")
-    _check(moe, AutoTokenizer.from_pretrained(dense), MOE_ANSWER)
+    # Whether it goes on after that is nearly a tie, which processors decide differently.
+    _check(moe, AutoTokenizer.from_pretrained(dense), CHECK_ANSWER)
     report("writing")
     moe.save_pretrained(out)
     copy_tokenizer(dense, out)
