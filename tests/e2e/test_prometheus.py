@@ -44,6 +44,7 @@ pytestmark = [
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SMALL = ["--served-model-name", MODEL, "--enforce-eager", "--max-model-len", "512", "--kv-cache-memory-bytes", str(1 << 28)]
+SMALL += ["--dtype", "float32"]  # bfloat16 is eight times slower where the processor has no instructions for it
 PROMPTS = [
     Prompt(id=str(number), turns=[f"Write a long story about {hero}."])
     for number, hero in enumerate(("a fox and a crow", "a lighthouse", "two sisters", "the sea", "a clock", "a lost dog"))
@@ -154,6 +155,8 @@ def scrape(targets: list[str], folder: Path) -> Iterator[Prometheus]:
         group["interval"] = "1s"
         for rule in group["rules"]:
             rule["expr"] = re.sub(r"\b\d+[mhdw]\b", lambda span: SHORTER[span[0]], rule["expr"])
+            # Half an hour is a minute: a tenth of what must have been counted in it, for machines that are slow.
+            rule["expr"] = re.sub(r">= (\d+)0\b", r">= \1", rule["expr"])
             if "for" in rule:
                 rule["for"] = "2s"
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules))

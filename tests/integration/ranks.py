@@ -35,6 +35,7 @@ GONE_SECONDS = 30.0
 
 def record(worker) -> dict:
     """Lets a rank write down its drafts and its clock; returns what it is."""
+    import torch
     from vllm.distributed.parallel_state import get_tp_group
 
     drafter = worker.model_runner.drafter
@@ -61,6 +62,7 @@ def record(worker) -> dict:
         "model": type(drafter.model).__name__,
         "active": os.environ.get("VLLM_EDSD_ACTIVE"),
         "preload": os.environ.get("LD_PRELOAD", ""),
+        "sums_in_shared_memory": hasattr(torch.ops._C, "init_shm_manager"),  # vLLM's build for AVX2 does not
     }
 
 
