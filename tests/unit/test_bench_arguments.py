@@ -184,7 +184,7 @@ def test_a_directory_without_a_checkpoint_is_no_target(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "concurrency", "sizes"), [(3, 1, [3]), (8, 1, [4, 4]), (80, 16, [40, 40]), (10, 1, [5, 5])]
+    ("count", "concurrency", "sizes"), [(3, 1, [3]), (8, 1, [4, 4]), (80, 16, [80]), (170, 16, [85, 85]), (10, 1, [5, 5])]
 )
 def test_blocks_are_even_and_keep_the_order(count, concurrency, sizes):
     blocks = split(list(range(count)), concurrency)

@@ -169,7 +169,10 @@ def _awake(server: Server) -> Iterator[None]:
 
 
 def split(prompts: Sequence[Prompt], concurrency: int) -> list[Sequence[Prompt]]:
-    """Blocks of even size, at least 4 prompts and twice the concurrency each where there are as many."""
-    blocks = max(1, len(prompts) // max(4, 2 * concurrency))
+    """Blocks of even size: at least 4 prompts at concurrency 1, else five times the concurrency, where there are as many.
+
+    At the end of a block requests become fewer, and the longer so the less evenly the answers end.
+    """
+    blocks = max(1, len(prompts) // (4 if concurrency == 1 else 5 * concurrency))
     size = math.ceil(len(prompts) / blocks)
     return [prompts[start : start + size] for start in range(0, len(prompts), size)]
