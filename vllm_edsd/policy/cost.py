@@ -37,7 +37,10 @@ class Load:
 
 
 class CostModel:
-    """Seconds of a step, relative errors minimised; marginal costs are never negative."""
+    """Seconds of a step, relative errors minimised; marginal costs are never negative.
+
+    Policies may share one: a step that both tell counts once.
+    """
 
     def __init__(self, start: np.ndarray | None = None):
         self.scaled = start is not None
@@ -45,6 +48,7 @@ class CostModel:
         width = len(GUESS)
         self.evidence, self.target = np.zeros((width, width)), np.zeros(width)
         self.strange = 0
+        self.latest: Step | None = None
 
     def _begin(self, start: np.ndarray) -> None:
         self.start = self.weights = start
@@ -59,8 +63,9 @@ class CostModel:
 
     def learn(self, step: Step) -> None:
         """Takes in a step that was really made; those that cannot be true are left out."""
-        if not (math.isfinite(step.seconds) and step.seconds > 0):
+        if step is self.latest or not (math.isfinite(step.seconds) and step.seconds > 0):
             return
+        self.latest = step
         load = Load(step.requests, step.context, step.tokens - step.requests, step.drafted)
         if not self.scaled:
             self._begin(self.start * (step.seconds / self.seconds(load)))

@@ -35,11 +35,8 @@ def make(name: str, max_tokens: int, coefficients: Sequence[float] | None = None
 
     Raises UserError for an unknown name, a failing import, or a class that is no DraftPolicy.
     """
-
-    def cost() -> CostModel:
-        return CostModel(None if coefficients is None else np.array(coefficients))
-
+    cost = CostModel(None if coefficients is None else np.array(coefficients))
     found = POLICIES.load(name)
-    policy = found(max_tokens, cost()) if name == "evict" else found(max_tokens)
+    policy = found(max_tokens, cost) if name == "evict" else found(max_tokens)
     guarded = policy if name in UNGUARDED else Guard(policy)
-    return Beside(guarded, cost()) if beside else guarded
+    return Beside(guarded, cost) if beside else guarded

@@ -6,7 +6,7 @@ import pytest
 from vllm_edsd.policy import registry
 from vllm_edsd.policy.base import DraftPolicy, Step, Verdict
 from vllm_edsd.policy.beside import Beside
-from vllm_edsd.policy.cost import CostModel
+from vllm_edsd.policy.cost import CostModel, Load
 
 TRUTH = (1.0, 0.02, 0.03, 0.1, 0.01, 0.0)  # seconds of a step, as `CostModel` has it
 
@@ -138,5 +138,14 @@ def test_state_is_told_apart_and_forgotten(world):
 
 def test_stands_around_the_guard():
     policy = registry.make("evict", 8, [*TRUTH], beside=True)
-    assert isinstance(policy, Beside) and policy.cost is not policy.policy.policy.cost
+    assert isinstance(policy, Beside)
     assert registry.make("evict", 8).beside(["a"], [[0.99]], 10) is None
+
+
+def test_shares_what_steps_cost_with_evict():
+    policy = registry.make("evict", 8, [*TRUTH], beside=True)
+    cost = policy.policy.policy.cost
+    for _ in range(40):  # none of them is a step of evict's own
+        policy.offered = object()
+        policy.timed(Step(4, 0, 8, 0, 8.0, 3.0))
+    assert cost.seconds(Load(4, 0, 4, 0)) == pytest.approx(3.0, rel=0.05)

@@ -26,6 +26,15 @@ def test_learns_what_steps_cost():
         assert cost.seconds(load) == pytest.approx(float(load.row() @ TRUTH), rel=0.05)
 
 
+def test_a_step_told_twice_counts_once():
+    once, twice = CostModel(), CostModel()
+    for number in range(20):
+        step = Step(1, 100, 2 + number % 3, 1, 1.0, 0.1 + 0.01 * (number % 4))
+        for model in (once, twice, twice):
+            model.learn(step)
+    assert twice.prices == once.prices
+
+
 def test_the_first_step_sets_the_scale():
     cost = CostModel()
     cost.learn(Step(1, 100, 1, 0, 1, 2.0))
