@@ -3,9 +3,8 @@
 ARMS are `none`, which decodes plainly, and policies (`evict:8`, `fixed:3`), with commas between; a second `none` shows how
 much two equal engines differ. A machine's drift, which hides a few per cent between two servers, meets all engines alike:
 the one that has emitted least takes the next step. Greedy, float32, eager, one thread, as vLLM's server has on two cores;
-each CONCURRENCY is kept up over COUNT prompts. All are compared with the first arm: over everything (`speedup`, and by
-quarters of what is emitted) and over the steps before the last answers end (`speedup_kept_up`). Answers that end unevenly
-leave the last steps half empty, while plain decoding ends answers together that began so and are of one length.
+each CONCURRENCY is kept up over COUNT prompts. All are compared with the first arm, over everything and by quarters of what
+is emitted.
 """
 
 import collections
@@ -78,7 +77,7 @@ class Engine:
         if hasattr(drafter_of, "clock"):
             drafter_of.clock.now = self.now
         self.answers: dict[str, list[int]] = {}
-        self.steps: list[tuple[float, int, bool]] = []  # seconds, tokens emitted, whether `level` requests were there
+        self.steps: list[tuple[float, int]] = []  # seconds, tokens emitted
 
     def now(self) -> float:
         """Seconds of its own."""
@@ -92,7 +91,6 @@ class Engine:
         self.waiting = collections.deque(
             (str(number), TokensPrompt(prompt_token_ids=prompt), params) for number, prompt in enumerate(prompts)
         )
-        self.level = level
         for _ in range(level):
             self._ask()
 
@@ -105,7 +103,6 @@ class Engine:
         return sum(map(len, self.answers.values()))
 
     def step(self) -> None:
-        full = self.engine.get_num_unfinished_requests() == self.level
         before, begun = self.emitted, time.perf_counter()
         self.begun = begun
         outputs = self.engine.step()
@@ -115,7 +112,7 @@ class Engine:
             self.answers[output.request_id] = list(output.outputs[0].token_ids)  # type: ignore
             if output.finished:
                 self._ask()
-        self.steps.append((seconds, self.emitted - before, full))
+        self.steps.append((seconds, self.emitted - before))
 
 
 def run(engines: list[Engine], prompts: list[list[int]], level: int, tokens: int) -> None:
@@ -135,23 +132,16 @@ def summary(engine: Engine, plain: Engine, level: int) -> dict[str, Any]:
         "steps": len(engine.steps),
         "seconds": round(seconds[0], 2),
         "speedup": round(seconds[1] / seconds[0], 4),
-        "speedup_kept_up": round(kept_up(engine) / kept_up(plain), 4),
         "speedup_parts": [round(other / own, 3) for own, other in zip(shares(engine), shares(plain), strict=True)],
         "identical_share": sum(engine.answers[key] == text for key, text in plain.answers.items()) / len(plain.answers),
     }
 
 
-def kept_up(engine: Engine) -> float:
-    """Tokens per second of the steps with as many requests as wanted."""
-    full = [(seconds, tokens) for seconds, tokens, all_there in engine.steps if all_there]
-    return sum(tokens for _, tokens in full) / sum(seconds for seconds, _ in full)
-
-
 def shares(engine: Engine) -> list[float]:
     """Seconds of each of PARTS even parts of what was emitted."""
     found = [0.0] * PARTS
-    done = itertools.accumulate(tokens for _, tokens, _ in engine.steps)
-    for (seconds, tokens, _), end in zip(engine.steps, done, strict=True):
+    done = itertools.accumulate(tokens for _, tokens in engine.steps)
+    for (seconds, tokens), end in zip(engine.steps, done, strict=True):
         found[min(PARTS - 1, (end - tokens) * PARTS // engine.emitted)] += seconds
     return found
 
