@@ -19,14 +19,13 @@ from typing import Any
 from vllm_edsd.engine.cpu import cpu_environment
 
 TOKENS = 64
-WARM_UP = 48  # tokens
 PARTS = 4  # of a run, to show how a ratio varies
 
 
 def main(target: str, drafter: str, prompts: str, out: str, arms: str, *levels: str) -> None:
     from transformers import AutoTokenizer
 
-    from vllm_edsd.bench.run import WARM_UP as NUMBERS
+    from vllm_edsd.bench.run import WARM_UP, WARM_UP_TOKENS
     from vllm_edsd.prompts import Prompt, read_prompts
     from vllm_edsd.training.export import environment
 
@@ -39,7 +38,12 @@ def main(target: str, drafter: str, prompts: str, out: str, arms: str, *levels: 
     engines = [Engine(target, drafter, arm, max(level for level, _ in wanted)) for arm in arms.split(",")]
     rows: list[dict[str, Any]] = []
     for level, count in wanted:
-        run(engines, texts([Prompt(id=str(n), turns=[NUMBERS.format(n)]) for n in range(max(2, level))]), level, WARM_UP)
+        run(
+            engines,
+            texts([Prompt(id=str(n), turns=[WARM_UP.format(n)]) for n in range(max(2, level))]),
+            level,
+            WARM_UP_TOKENS,
+        )
         run(engines, texts(read_prompts(Path(prompts), count)), level, TOKENS)
         rows += (summary(engine, engines[0], level) for engine in engines)
         for row in rows[-len(engines) :]:
@@ -124,15 +128,15 @@ def run(engines: list[Engine], prompts: list[list[int]], level: int, tokens: int
 
 def summary(engine: Engine, plain: Engine, level: int) -> dict[str, Any]:
     """What an arm did at a concurrency."""
-    seconds = [sum(part) for part in (shares(engine), shares(plain))]
+    own, other = shares(engine), shares(plain)
     return {
         "arm": engine.arm,
         "concurrency": level,
         "tokens": engine.emitted,
         "steps": len(engine.steps),
-        "seconds": round(seconds[0], 2),
-        "speedup": round(seconds[1] / seconds[0], 4),
-        "speedup_parts": [round(other / own, 3) for own, other in zip(shares(engine), shares(plain), strict=True)],
+        "seconds": round(sum(own), 2),
+        "speedup": round(sum(other) / sum(own), 4),
+        "speedup_parts": [round(before / now, 3) for before, now in zip(other, own, strict=True)],
         "identical_share": sum(engine.answers[key] == text for key, text in plain.answers.items()) / len(plain.answers),
     }
 
