@@ -13,6 +13,7 @@ from vllm_edsd.engine.counters import SpecCounters
 from vllm_edsd.prompts import Prompt
 
 PROMPTS = tuple(Prompt(id=str(n), turns=[f"question {n}"]) for n in range(8))
+MANY = tuple(Prompt(id=str(n), turns=[f"question {n}"]) for n in range(21))
 
 
 @pytest.fixture
@@ -69,11 +70,11 @@ def events(monkeypatch):
     return notes
 
 
-def measure(arms, concurrency):
-    options = run.BenchOptions(Path("target"), tuple(arm.name for arm in arms), PROMPTS, concurrency=concurrency)
+def measure(arms, concurrency, prompts=PROMPTS):
+    options = run.BenchOptions(Path("target"), tuple(arm.name for arm in arms), prompts, concurrency=concurrency)
     with Progress() as progress:
         found = list(run._measure(arms, [], Path("logs"), options, progress))
-        assert progress.done == len(arms) * len(concurrency) * len(PROMPTS)
+        assert progress.done == len(arms) * len(concurrency) * len(prompts)
     return found
 
 
@@ -101,7 +102,7 @@ def test_servers_last_but_those_that_remember_start_anew(events):
 
 
 def test_above_concurrency_one_a_block_goes_out_at_once(events):
-    found = measure([Arm("none")], (2,))
+    found = measure([Arm("none")], (2,), MANY)
     sent = [note[2] for note in events if note[0] == "send"]
-    assert [len(ids) for ids in sent] == [2, 4, 4]
+    assert [len(ids) for ids in sent] == [2, 11, 10]
     assert found[0].categories() == {}
