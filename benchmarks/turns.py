@@ -1,13 +1,14 @@
-"""Engines in one process take steps in turn: python benchmarks/turns.py TARGET DRAFTER PROMPTS OUT ARMS CONCURRENCY=COUNT...
+"""Engines in one process take steps in turn: python benchmarks/turns.py TARGET DRAFTER PROMPTS OUT ARMS LEVEL...
 
 ARMS are `none`, which decodes plainly, and policies (`evict:8`, `fixed:3`), with commas between; a second `none` shows how
-much two equal engines differ. A machine's drift, which hides a few per cent between two servers, meets all engines alike:
-the one that has emitted least takes the next step. Greedy, float32, eager, one thread, as vLLM's server has on two cores;
-each CONCURRENCY is kept up over COUNT prompts. All are compared with the first arm, over everything and by quarters of what
-is emitted.
+much two equal engines differ. A LEVEL is 16=96x256: 16 requests at a time, kept up over 96 prompts, whose answers have at
+most 256 tokens, 64 where that is left out. A machine's drift, which hides a few per cent between two servers, meets all
+engines alike: the one that has emitted least takes the next step. Greedy, float32, eager, one thread, as vLLM's server has
+on two cores. All are compared with the first arm, over everything and by quarters of what is emitted.
 """
 
 import collections
+import dataclasses
 import itertools
 import json
 import os
@@ -29,27 +30,38 @@ def main(target: str, drafter: str, prompts: str, out: str, arms: str, *levels: 
     from vllm_edsd.prompts import Prompt, read_prompts
     from vllm_edsd.training.export import environment
 
-    wanted = [(int(level), int(count)) for level, count in (each.split("=") for each in levels)]
+    wanted = [Level.parse(level) for level in levels]
     tokenizer = AutoTokenizer.from_pretrained(target)
 
     def texts(asked: list[Prompt]) -> list[list[int]]:
         return [tokenizer.apply_chat_template(one.messages(), add_generation_prompt=True)["input_ids"] for one in asked]
 
-    engines = [Engine(target, drafter, arm, max(level for level, _ in wanted)) for arm in arms.split(",")]
+    engines = [Engine(target, drafter, arm, max(level.requests for level in wanted)) for arm in arms.split(",")]
     rows: list[dict[str, Any]] = []
-    for level, count in wanted:
-        run(
-            engines,
-            texts([Prompt(id=str(n), turns=[WARM_UP.format(n)]) for n in range(max(2, level))]),
-            level,
-            WARM_UP_TOKENS,
-        )
-        run(engines, texts(read_prompts(Path(prompts), count)), level, TOKENS)
+    for level in wanted:
+        warm_up = [Prompt(id=str(n), turns=[WARM_UP.format(n)]) for n in range(max(2, level.requests))]
+        run(engines, texts(warm_up), level.requests, WARM_UP_TOKENS)
+        run(engines, texts(read_prompts(Path(prompts), level.prompts)), level.requests, level.tokens)
         rows += (summary(engine, engines[0], level) for engine in engines)
         for row in rows[-len(engines) :]:
             print(json.dumps(row), flush=True)
-    told = {**environment(), "command": " ".join(["python", *sys.argv]), "drafter": drafter, "max_tokens": TOKENS}
+    told = {**environment(), "command": " ".join(["python", *sys.argv]), "drafter": drafter}
     Path(out).write_text(json.dumps({**told, "rows": rows}, indent=2) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """So many requests at a time, over so many prompts, with answers of at most so many tokens."""
+
+    requests: int
+    prompts: int
+    tokens: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Level":
+        requests, _, rest = text.partition("=")
+        prompts, _, tokens = rest.partition("x")
+        return cls(int(requests), int(prompts), int(tokens or TOKENS))
 
 
 class Engine:
@@ -69,7 +81,7 @@ class Engine:
             dtype="float32",
             max_model_len=2048,
             max_num_seqs=most,
-            kv_cache_memory_bytes=1 << 29,
+            kv_cache_memory_bytes=max(4, most) << 25,  # 728 tokens a request; where it is short, prompts are read again
             enforce_eager=True,
             enable_prefix_caching=False,
             **settings,
@@ -126,12 +138,13 @@ def run(engines: list[Engine], prompts: list[list[int]], level: int, tokens: int
         min(busy, key=lambda engine: (engine.emitted, len(engine.steps))).step()
 
 
-def summary(engine: Engine, plain: Engine, level: int) -> dict[str, Any]:
+def summary(engine: Engine, plain: Engine, level: Level) -> dict[str, Any]:
     """What an arm did at a concurrency."""
     own, other = shares(engine), shares(plain)
     return {
         "arm": engine.arm,
-        "concurrency": level,
+        "concurrency": level.requests,
+        "max_tokens": level.tokens,
         "tokens": engine.emitted,
         "steps": len(engine.steps),
         "seconds": round(sum(own), 2),

@@ -1,5 +1,6 @@
 """Results of turns.py as a Markdown table and a picture: python benchmarks/turns_table.py PICTURE.png RESULT.json [...]"""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from vllm_edsd.files import atomic
 
 COLUMNS = (
     "concurrency",
+    "max_tokens",
     "arm",
     "tokens",
     "steps",
@@ -25,30 +27,42 @@ def cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def _level(row: dict[str, Any]) -> tuple[int, int]:
+    return row["max_tokens"], row["concurrency"]
+
+
+def _names(rows: list[dict[str, Any]]) -> list[str]:
+    """The arms' names, the second `none` told from the first."""
+    plain = itertools.chain(["none"], itertools.repeat("none again"))
+    return [next(plain) if row["arm"] == "none" else row["arm"] for row in rows]
+
+
 def main(picture: str, *results: str) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     found = [json.loads(Path(name).read_text()) for name in results]
-    rows = sorted((row for result in found for row in result["rows"]), key=lambda row: row["concurrency"])
+    rows = sorted((row for result in found for row in result["rows"]), key=_level)
     print("\n".join(f"    {result['command']}" for result in found) + "\n")
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
     for row in rows:
         print("| " + " | ".join(cell(row[name]) for name in COLUMNS) + " |")
 
-    levels = list(dict.fromkeys(row["concurrency"] for row in rows))
-    by_level = [[row for row in rows if row["concurrency"] == level] for level in levels]
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    levels = [list(alike) for _, alike in itertools.groupby(rows, _level)]
+    figure = Figure(figsize=(11, 4), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(by_level[0])
-    for index, alike in enumerate(zip(*by_level, strict=True)):
-        places = [place + (index - (len(by_level[0]) - 1) / 2) * width for place in range(len(levels))]
-        name = alike[0]["arm"] if index == 0 or alike[0]["arm"] != "none" else "none again"
-        bars = axes.bar(places, [row["speedup"] for row in alike], width, label=name, color=f"C{index}")
-        axes.bar_label(bars, fmt="%.2f", fontsize=7)
+    names = list(dict.fromkeys(name for level in levels for name in _names(level)))
+    for place, level in enumerate(levels):
+        width = 0.8 / len(level)
+        for index, (name, row) in enumerate(zip(_names(level), level, strict=True)):
+            left = place + (index - (len(level) - 1) / 2) * width
+            bars = axes.bar(left, row["speedup"], width, color=f"C{names.index(name)}")
+            axes.bar_label(bars, fmt="%.2f", fontsize=7)
     axes.axhline(0.98, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_xticks(range(len(levels)), [f"{level} at a time" for level in levels])
+    ticks = [f"{requests} at a time,\n{tokens} tokens" for requests, tokens in (_level(level[0]) for level in levels)]
+    axes.set_xticks(range(len(levels)), ticks)
     axes.set_title("speed-up over plain decoding, step by step in one process (dotted: 0.98)", fontsize=9)
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(handles=[Patch(color=f"C{n}", label=name) for n, name in enumerate(names)], fontsize=8, loc="upper right")
     with atomic(Path(picture)) as partial:
         figure.savefig(partial, format="png", dpi=130)
 

@@ -86,6 +86,10 @@ class DraftPolicy(ABC):
     def start(self, requests: Sequence[str]) -> bool:
         """Whether to draft at all for these requests."""
 
+    def promise(self, requests: int) -> float:
+        """What drafting for so many requests should emit per second, in what plain decoding does; 1 where it cannot say."""
+        return 1.0
+
     @abstractmethod
     def proceed(self, drafting: Drafting) -> bool:
         """Whether to draft one more token for the batch; called with 1 to max_tokens - 1 tokens drafted."""
@@ -131,6 +135,9 @@ class Wrapper(DraftPolicy):
 
     def start(self, requests: Sequence[str]) -> bool:
         return self.policy.start(requests)
+
+    def promise(self, requests: int) -> float:
+        return self.policy.promise(requests)
 
     def proceed(self, drafting: Drafting) -> bool:
         return self.policy.proceed(drafting)

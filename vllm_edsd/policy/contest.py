@@ -1,11 +1,13 @@
 """Which way of decoding is faster, with drafts or without: found out as one goes, at little cost [ours]."""
 
+from collections.abc import Callable
+
 from vllm_edsd.policy.base import Step
 from vllm_edsd.policy.pace import Pace
 
 TRIAL = {True: 12, False: 6}  # steps of the other way at a time; those that draft vary more in what they emit
 FIRST = 12  # steps before the first trial, and the least between two
-INHERITED = 96  # the same where drafting lost with fewer requests
+DOUBTED = 96  # the same where drafting lost with fewer requests, or promises nothing
 SHARE = 0.005  # of the time may be lost to trials
 LONGEST = 4096  # at most so many steps between two trials
 COLD = {True: 4, False: 1}  # first steps of a way that do not count: caches fill
@@ -22,13 +24,14 @@ class Contests:
     def __init__(self) -> None:
         self.sizes: dict[int, Contest] = {}
 
-    def of(self, requests: int) -> "Contest":
-        """The one for so many requests."""
+    def of(self, requests: int, promise: Callable[[int], float] = lambda requests: 1.0) -> "Contest":
+        """The one for so many requests; a new one starts with drafts unless `promise`, as a policy's, is below 1."""
         size = requests.bit_length()
         if size not in self.sizes:
             # Drafting pays less, the more requests there are: where it lost with fewer, a new size starts without.
             fewer = [known for known in self.sizes if known < size]
-            self.sizes[size] = Contest(not fewer or self.sizes[max(fewer)].drafts)
+            lost = bool(fewer) and not self.sizes[max(fewer)].drafts
+            self.sizes[size] = Contest(not lost and promise(requests) >= 1)
         return self.sizes[size]
 
 
@@ -42,7 +45,7 @@ class Contest:
         self.drafts = drafts
         self.ways = {way: Pace(COLD[way]) for way in (True, False)}
         self.current = self.before = drafts
-        self.until_trial = FIRST if drafts else INHERITED
+        self.until_trial = FIRST if drafts else DOUBTED
         self.trials = 0
         self.trial = 0
         self.judging = False

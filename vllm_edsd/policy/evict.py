@@ -4,6 +4,7 @@ E[k] = tokens emitted in expectation if the k globally likeliest draft tokens ar
 what the whole step costs; k* = argmax E[k] / C[k]. Survival only falls along a request, so the k best are whole prefixes.
 """
 
+import collections
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from vllm_edsd.policy.estimate import POSITIONS, AcceptanceEstimator, Survival
 EXPLORE = 12  # at least so many steps between two that try another length: what is never done cannot be priced
 SHARE = 0.01  # of the time may be lost to such steps
 SMOOTHING = 0.05  # weight of the newest step in running means
+FIRSTS = 64  # newest drafts by which the next ones are foreseen
 
 
 class Evict(DraftPolicy):
@@ -25,6 +27,8 @@ class Evict(DraftPolicy):
         self.estimator = AcceptanceEstimator()
         self.cost = cost or CostModel()
         self.typical = np.full(POSITIONS, 0.5)  # running mean of the estimated chance by position
+        self.firsts = collections.deque([0.5], maxlen=FIRSTS)  # estimated chances of drafts' first tokens
+        self.context = 0.0  # tokens of a request, lately
         self.rate = 0.0  # running mean of tokens per second
         self.verified = 0.0  # running mean of the tokens verified for a request
         self.last: Survival | None = None
@@ -40,6 +44,13 @@ class Evict(DraftPolicy):
         self.waited += 1
         self.tried = self._explore(len(requests)) if self.waited >= self.pause else None
         return True
+
+    def promise(self, requests: int) -> float:
+        """As `DraftPolicy.promise`, with drafts of one token: where those lose, longer ones do."""
+        context = round(self.context * requests)
+        plain = requests / self.cost.seconds(Load(requests, context, 0, 0))
+        firsts = np.resize(self.firsts, (requests, 1))
+        return budget(firsts, Load(requests, context, 0, 1), self.cost)[1] / plain
 
     def _explore(self, requests: int) -> int:
         """Another length, up to two more than is usual; the next one comes the later, the dearer this one is."""
@@ -57,6 +68,8 @@ class Evict(DraftPolicy):
             self.last = Survival(self.estimator, drafting)
         if self.last.values.shape[1] < drafting.drafted:
             self.last.update()
+            if drafting.drafted == 1:
+                self.firsts.extend(self.last.newest[:, 0].tolist())
             place = min(drafting.drafted, POSITIONS) - 1
             newest = self.last.newest[:, -1]
             self.typical[place] += SMOOTHING * (newest.sum() / len(newest) - self.typical[place])
@@ -94,6 +107,7 @@ class Evict(DraftPolicy):
 
     def timed(self, step: Step) -> None:
         self.cost.learn(step)
+        self.context = step.context / step.requests
         if step.seconds > 0:
             self.rate += SMOOTHING * (step.emitted / step.seconds - self.rate) if self.rate else step.emitted / step.seconds
 

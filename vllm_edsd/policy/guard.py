@@ -15,7 +15,7 @@ class Guard(Wrapper):
         self.now = Contest(True)
 
     def start(self, requests: Sequence[str]) -> bool:
-        self.now = self.contests.of(len(requests))
+        self.now = self.contests.of(len(requests), super().promise)
         return self.now.next() and super().start(requests)
 
     def timed(self, step: Step) -> None:

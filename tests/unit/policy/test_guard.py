@@ -67,6 +67,34 @@ def test_batch_sizes_are_judged_apart():
     assert guard.contests.sizes[1].drafts and not guard.contests.sizes[5].drafts
 
 
+class Promising(Fixed):
+    """Foresees so much, whatever comes of it."""
+
+    def __init__(self, promised):
+        super().__init__(3)
+        self.promised = promised
+
+    def promise(self, requests):
+        return self.promised
+
+
+@pytest.mark.parametrize(("promised", "first"), [(1.2, True), (1.0, True), (0.9, False)])
+def test_a_new_batch_size_begins_as_the_policy_foresees(promised, first):
+    assert Guard(Promising(promised)).start(["a"]) == first
+
+
+def test_what_was_foreseen_wrongly_is_found_out():
+    guard = Guard(Promising(0.9))
+    drafts = simulate(guard, 3000, 1.2, 1.8)[2]
+    assert not any(drafts[:90]) and sum(drafts[-1500:]) > 0.95 * 1500
+
+
+def test_a_size_above_one_that_lost_begins_without_drafts_whatever_is_promised():
+    guard = Guard(Promising(1.5))
+    simulate(guard, 1500, 2.5, 1.1, requests=2)
+    assert not guard.start(["a"] * 16)
+
+
 def test_state_tells_which_way_is_used():
     guard = Guard(Fixed(3))
     assert guard.state()["guard_drafts"] == 1.0

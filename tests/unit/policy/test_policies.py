@@ -109,6 +109,25 @@ def test_evict_finds_the_best_choice_of_all():
         assert rates[tuple(kept.tolist())] == pytest.approx(best)
 
 
+def test_evict_promises_less_the_more_requests_there_are():
+    policy = Evict(K)
+    promised = [policy.promise(requests) for requests in (1, 4, 16, 64)]
+    assert promised == sorted(promised, reverse=True)
+    assert promised[0] > 1 > promised[-1]
+
+
+def test_evict_promises_what_its_newest_drafts_say():
+    policy = Evict(K, CostModel(np.array([1.0, 0.02, 0.02, 0.05, 0.01, 0.0])))
+    promised = {}
+    for top in (0.9, 0.05):
+        for _ in range(64):
+            drafted(policy, ["a"], np.full((1, K), top))
+        promised[top] = policy.promise(1)
+    # A step without a draft takes 1.02 for one token; with one of chance 0.9 it is 1.1 for 1.9 tokens.
+    assert promised[0.9] == pytest.approx(1.9 / 1.1 * 1.02, rel=0.02)
+    assert promised[0.05] == pytest.approx(1.02 * 1.05 / 1.1, rel=0.02)
+
+
 def test_evict_drafts_on_only_where_it_pays():
     cheap = Evict(K, CostModel(np.array([1.0, 0.02, 0.001, 0.001, 0.001, 0.0])))
     dear = Evict(K, CostModel(np.array([1.0, 0.02, 0.001, 3.0, 0.001, 0.0])))
