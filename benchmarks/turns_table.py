@@ -28,6 +28,7 @@ def cell(value: Any) -> str:
 
 
 def _level(row: dict[str, Any]) -> tuple[int, int]:
+    """The most tokens of an answer, and requests at a time."""
     return row["max_tokens"], row["concurrency"]
 
 
@@ -59,10 +60,11 @@ def main(picture: str, *results: str) -> None:
             bars = axes.bar(left, row["speedup"], width, color=f"C{names.index(name)}")
             axes.bar_label(bars, fmt="%.2f", fontsize=7)
     axes.axhline(0.98, color="grey", linewidth=0.8, linestyle=":")
-    ticks = [f"{requests} at a time,\n{tokens} tokens" for requests, tokens in (_level(level[0]) for level in levels)]
+    ticks = [f"{requests} at a time,\n{tokens} tokens" for tokens, requests in (_level(level[0]) for level in levels)]
     axes.set_xticks(range(len(levels)), ticks)
     axes.set_title("speed-up over plain decoding, step by step in one process (dotted: 0.98)", fontsize=9)
-    axes.legend(handles=[Patch(color=f"C{n}", label=name) for n, name in enumerate(names)], fontsize=8, loc="upper right")
+    patches = [Patch(color=f"C{index}", label=name) for index, name in enumerate(names)]
+    figure.legend(handles=patches, fontsize=8, loc="outside right upper")
     with atomic(Path(picture)) as partial:
         figure.savefig(partial, format="png", dpi=130)
 
