@@ -12,8 +12,8 @@ from vllm_edsd.bench.progress import Progress
 from vllm_edsd.engine.counters import SpecCounters
 from vllm_edsd.prompts import Prompt
 
-PROMPTS = tuple(Prompt(id=str(n), turns=[f"question {n}"]) for n in range(8))
 MANY = tuple(Prompt(id=str(n), turns=[f"question {n}"]) for n in range(21))
+PROMPTS = MANY[:8]
 
 
 @pytest.fixture

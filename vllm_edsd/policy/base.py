@@ -75,8 +75,8 @@ class DraftPolicy(ABC):
     """Base of every length policy; entry points in the group `vllm_edsd.policies` name a class for each.
 
     Called in this order at every step: `timed` (what the last step cost), `observe` (what became of the last draft),
-    `beside` where something drafts without a model, `start`, `proceed` after each drafted token, `cut`. `max_tokens` is K,
-    beyond which nothing is drafted.
+    `beside` where something drafts without a model, `start`, `proceed` after each drafted token, `cut`. `promise` is asked
+    where a batch size is new. `max_tokens` is K, beyond which nothing is drafted.
     """
 
     def __init__(self, max_tokens: int):

@@ -7,7 +7,7 @@ from vllm_edsd.policy.pace import Pace
 
 TRIAL = {True: 12, False: 6}  # steps of the other way at a time; those that draft vary more in what they emit
 FIRST = 12  # steps before the first trial, and the least between two
-DOUBTED = 96  # the same where drafting lost with fewer requests, or promises nothing
+DOUBTED = 96  # the same where drafting lost with fewer requests, or promises a loss
 SHARE = 0.005  # of the time may be lost to trials
 LONGEST = 4096  # at most so many steps between two trials
 COLD = {True: 4, False: 1}  # first steps of a way that do not count: caches fill
