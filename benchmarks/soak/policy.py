@@ -13,7 +13,7 @@ from vllm_edsd.policy.evict import Evict
 
 FAULT = "SOAK_FAULT"  # environment variable: a file that names the fault, absent where there is none
 SLOW, NONFINITE = "slow", "nonfinite"
-SECONDS = 0.1
+SECONDS = 1.0  # more than a draft saves where other programs make steps take 0.2 s
 
 
 class FaultyEvict(Evict):
