@@ -1,5 +1,6 @@
 """A server as an operator meets it: its metrics, and another drafter while it serves."""
 
+import asyncio
 import time
 from collections import Counter
 
@@ -59,7 +60,7 @@ def test_metrics_are_those_of_the_table_and_a_bad_drafter_is_rolled_back(target,
         admin = httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
         prompts = [Prompt(id=about, turns=[f"Write a story about {about}."]) for about in ABOUT]
 
-        with Load(server.url, max_tokens=48, temperature=0) as load:
+        with asyncio.Runner() as runner, Load(runner, server.url, max_tokens=48, temperature=0) as load:
             before = load.send(prompts, 4)
             assert httpx.get(f"{server.url}/edsd/drafter").status_code == 401
             state = admin.post("/edsd/drafter", json={"drafter": str(noise)}).json()

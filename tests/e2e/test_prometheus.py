@@ -4,6 +4,7 @@ The noise is drafted at a fixed length: a policy that adapts sees through it wit
 target is an MoE's: beside them a page is scraped that has only what a worker with fewer experts counts.
 """
 
+import asyncio
 import contextlib
 import json
 import math
@@ -191,7 +192,7 @@ def load(*servers: Server) -> Iterator[None]:
     done = threading.Event()
 
     def send(server: Server) -> None:
-        with Load(server.url, max_tokens=64, temperature=0) as greedy:
+        with asyncio.Runner() as runner, Load(runner, server.url, max_tokens=64, temperature=0) as greedy:
             while not done.is_set():
                 greedy.send(PROMPTS, 3)
 

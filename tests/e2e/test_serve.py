@@ -1,5 +1,6 @@
 """A real server with `--edsd`, over HTTP."""
 
+import asyncio
 import json
 
 import openai
@@ -22,7 +23,7 @@ def test_serve_with_a_drafter_answers_counts_and_leaves_nothing_behind(target, t
     arguments = [*SMALL, "--edsd", "smollm2-edsd", "--edsd.num-tokens", "3"]
     with serve(str(target), arguments, tmp_path / "log") as server:
         family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
-        with Load(server.url, max_tokens=64, temperature=0) as greedy:
+        with asyncio.Runner() as runner, Load(runner, server.url, max_tokens=64, temperature=0) as greedy:
             (reply,) = greedy.send([FRANCE], 1)
             assert (reply.error, reply.text) == (None, "The capital of France is Paris.")
             before = server.counters()
@@ -31,7 +32,7 @@ def test_serve_with_a_drafter_answers_counts_and_leaves_nothing_behind(target, t
         gained = server.counters() - before
         assert gained.accepted > 0
         assert len(gained.per_position) == 3
-        with Load(server.url, max_tokens=32, temperature=1) as sampled:
+        with asyncio.Runner() as runner, Load(runner, server.url, max_tokens=32, temperature=1) as sampled:
             (reply,) = sampled.send([STORY], 1)
         assert (reply.error, reply.tokens) == (None, 32)
     assert not psutil.wait_procs(family, timeout=10)[1]

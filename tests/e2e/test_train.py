@@ -3,6 +3,7 @@
 In float32: bfloat16 takes eight times as long where the processor has no instructions for it.
 """
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -53,7 +54,11 @@ def test_regen_train_serve(target, tmp_path):
     assert provenance["data"]["made_with"]["temperatures"] == [0.0, 0.0, 0.8]
     arguments = ["--served-model-name", MODEL, "--enforce-eager", "--max-model-len", "256"]
     arguments += ["--kv-cache-memory-bytes", str(1 << 28), "--dtype", "float32", "--edsd", str(tmp_path / "drafter")]
-    with serve(str(target), arguments, tmp_path / "log") as server, Load(server.url, max_tokens=16, temperature=0) as load:
+    with (
+        serve(str(target), arguments, tmp_path / "log") as server,
+        asyncio.Runner() as runner,
+        Load(runner, server.url, max_tokens=16, temperature=0) as load,
+    ):
         (reply,) = load.send([Prompt(id="france", turns=["What is the capital of France?"])], 1)
         assert (reply.error, reply.text) == (None, "The capital of France is Paris.")
         assert server.counters().drafts > 0

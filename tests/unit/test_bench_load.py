@@ -1,5 +1,6 @@
 """The client, against a server of a few lines that streams as vLLM does."""
 
+import asyncio
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -65,7 +66,8 @@ def load():
     Streaming.seen, Streaming.open_most = [], 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Streaming)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Load(f"http://127.0.0.1:{server.server_port}", max_tokens=32, temperature=0.5) as client:
+    url = f"http://127.0.0.1:{server.server_port}"
+    with asyncio.Runner() as runner, Load(runner, url, max_tokens=32, temperature=0.5) as client:
         yield client
     server.shutdown()
     server.server_close()
@@ -105,6 +107,6 @@ def test_replies_keep_the_order_and_the_concurrency(load):
 
 
 def test_a_server_that_is_gone_is_a_reply_too():
-    with Load("http://127.0.0.1:9", max_tokens=8, temperature=0) as client:
+    with asyncio.Runner() as runner, Load(runner, "http://127.0.0.1:9", max_tokens=8, temperature=0) as client:
         (reply,) = client.send(ask("Why?"), 1)
     assert "Connection" in reply.error

@@ -1,19 +1,23 @@
-"""The order of a run: every block to every arm, one server awake at a time."""
+"""The order of a run: every block to all arms, one server awake at a time."""
 
+import asyncio
 import contextlib
+import time
 from pathlib import Path
 
 import pytest
 
-from vllm_edsd.bench import run
+from vllm_edsd.bench import run, turns
 from vllm_edsd.bench.arms import Arm
 from vllm_edsd.bench.load import Reply
 from vllm_edsd.bench.progress import Progress
 from vllm_edsd.engine.counters import SpecCounters
+from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt
 
 MANY = tuple(Prompt(id=str(n), turns=[f"question {n}"]) for n in range(21))
 PROMPTS = MANY[:8]
+STEPS = 80  # of a millisecond, for an answer
 
 
 @pytest.fixture
@@ -30,18 +34,22 @@ def events(monkeypatch):
             self.awake = False
 
         def resume(self):
+            assert not any(server.awake for server in up)
             self.awake = True
             notes.append(("awake", self.name))
 
         def check(self):
-            pass
+            if self.name == "died":
+                raise UserError("vllm serve ended")
 
         def counters(self):
             return SpecCounters()
 
     class Load:
-        def __init__(self, url, *_):
+        def __init__(self, runner, url, max_tokens, temperature, clock):
+            self.runner = runner
             self.url = url
+            self.clock = clock
 
         def __enter__(self):
             return self
@@ -50,9 +58,16 @@ def events(monkeypatch):
             pass
 
         def send(self, prompts, concurrency, max_tokens=None):
-            assert [server.name for server in up if server.awake] == [self.url]
+            return self.runner.run(self.ask(prompts, concurrency))
+
+        async def ask(self, prompts, concurrency, max_tokens=None):
             notes.append(("send", self.url, [prompt.id for prompt in prompts]))
-            return [Reply(prompt, "yes", 1, 0, 1, ((1, 1),)) for prompt in prompts]
+            begun = self.clock()
+            for _ in range(STEPS):
+                await asyncio.sleep(0.001)
+                while [server.name for server in up if server.awake] != [self.url]:
+                    await asyncio.sleep(0.001)
+            return [Reply(prompt, "yes", 1, begun, self.clock(), ((1, 1),)) for prompt in prompts]
 
     up = []
 
@@ -61,9 +76,11 @@ def events(monkeypatch):
         server = Server(log.stem)
         notes.append(("start", server.name))
         up.append(server)
-        yield server
-        up.remove(server)
-        notes.append(("stop", server.name))
+        try:
+            yield server
+        finally:
+            up.remove(server)
+            notes.append(("stop", server.name))
 
     monkeypatch.setattr(run, "serve", serve)
     monkeypatch.setattr(run, "Load", Load)
@@ -78,14 +95,28 @@ def measure(arms, concurrency, prompts=PROMPTS):
     return found
 
 
-def test_blocks_rotate_over_the_arms(events):
+def test_every_block_goes_to_all_arms_before_the_next(events):
     found = measure([Arm("none"), Arm("edsd")], (1,))
-    asked = [(note[1], note[2][0]) for note in events if note[0] == "send" and not note[2][0].startswith("warm-up")]
-    first, second = "0123", "4567"
-    assert asked == [
-        (arm, one) for arm, ids in (("none", first), ("edsd", first), ("edsd", second), ("none", second)) for one in ids
-    ]
+    asked = [note[2][0] for note in events if note[0] == "send" and not note[2][0].startswith("warm-up")]
+    assert [sorted(ids) for ids in (asked[:8], asked[8:])] == [sorted("00112233"), sorted("44556677")]
     assert [[reply.prompt.id for reply in one.replies] for one in found] == [list("01234567")] * 2
+
+
+def test_arms_take_turns_and_each_has_the_time_of_its_own(events, monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.02)
+    begun = time.perf_counter()
+    found = measure([Arm("none"), Arm("edsd")], (2,), PROMPTS[:2])
+    wall = time.perf_counter() - begun
+    awake = [note[1] for note in events[events.index(("send", "edsd", ["0", "1"])) :] if note[0] == "awake"]
+    assert awake[0] != awake[1] and awake[:2] == awake[2:4]
+    own = [reply.ended - reply.begun for measured in found for reply in measured.replies[:1]]
+    assert min(own) > STEPS * 0.0005 and sum(own) < wall
+
+
+def test_what_one_arm_raises_ends_the_run(events):
+    with pytest.raises(UserError, match="ended"):
+        measure([Arm("none"), Arm("died")], (1,))
+    assert [note for note in events if note[0] == "stop"] == [("stop", "died"), ("stop", "none")]
 
 
 def test_an_arm_with_two_policies_is_two_servers(events):

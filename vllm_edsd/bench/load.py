@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import cast
 
@@ -18,7 +18,7 @@ REQUEST_SECONDS = 1800.0
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """One answer. Times are seconds on a monotonic clock; `arrivals` are (time, tokens so far), one for each chunk.
+    """One answer. Times are seconds on the load's clock; `arrivals` are (time, tokens so far), one for each chunk.
 
     `tokens` is the server's own count. `error` says why there is no answer, None where there is one.
     """
@@ -33,12 +33,20 @@ class Reply:
 
 
 class Load:
-    """Sends prompts to a server; a context manager, since it holds connections and an event loop."""
+    """Sends prompts to a server, in `runner`'s event loop; a context manager, since it holds connections."""
 
-    def __init__(self, url: str, max_tokens: int, temperature: float):
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        url: str,
+        max_tokens: int,
+        temperature: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.runner = runner
         self.max_tokens = max_tokens
         self.temperature = temperature
-        self.runner = asyncio.Runner()
+        self.clock = clock
         self.client = openai.AsyncOpenAI(
             base_url=f"{url}/v1",
             api_key="unused",
@@ -56,19 +64,19 @@ class Load:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.runner.run(self.client.close())
-        self.runner.close()
 
     def send(self, prompts: Sequence[Prompt], concurrency: int, max_tokens: int | None = None) -> list[Reply]:
-        """The replies to the first turns of `prompts`, in their order, with at most `concurrency` requests open."""
-        return self.runner.run(self._send(prompts, concurrency, max_tokens or self.max_tokens))
+        """What `ask` gives, waited for."""
+        return self.runner.run(self.ask(prompts, concurrency, max_tokens))
 
-    async def _send(self, prompts: Sequence[Prompt], concurrency: int, max_tokens: int) -> list[Reply]:
+    async def ask(self, prompts: Sequence[Prompt], concurrency: int, max_tokens: int | None = None) -> list[Reply]:
+        """The replies to the first turns of `prompts`, in their order, with at most `concurrency` requests open."""
         replies: list[Reply | None] = [None] * len(prompts)
         waiting = iter(enumerate(prompts))
 
         async def work() -> None:
             for index, prompt in waiting:
-                replies[index] = await self._ask(prompt, max_tokens)
+                replies[index] = await self._ask(prompt, max_tokens or self.max_tokens)
 
         await asyncio.gather(*(work() for _ in range(min(concurrency, len(prompts)))))
         return [reply for reply in replies if reply is not None]
@@ -76,7 +84,7 @@ class Load:
     async def _ask(self, prompt: Prompt, max_tokens: int) -> Reply:
         text, tokens = "", 0
         arrivals: list[tuple[float, int]] = []
-        begun = time.perf_counter()
+        begun = self.clock()
         error = None
         try:
             # No seed: one request with a seed ends vLLM 0.32's CPU engine; the server's own seed is set instead.
@@ -94,9 +102,9 @@ class Load:
                     text += chunk.choices[0].delta.content or ""
                 if chunk.usage is not None and chunk.usage.completion_tokens > tokens:
                     tokens = chunk.usage.completion_tokens
-                    arrivals.append((time.perf_counter(), tokens))
+                    arrivals.append((self.clock(), tokens))
             if not tokens:
                 error = "the server sent no token"
         except openai.OpenAIError as problem:
             error = f"{type(problem).__name__}: {problem}"
-        return Reply(prompt, text, tokens, begun, time.perf_counter(), tuple(arrivals), error)
+        return Reply(prompt, text, tokens, begun, self.clock(), tuple(arrivals), error)

@@ -1,7 +1,7 @@
-"""From replies and counters to figures.
+"""From replies and counters to figures. All times are an arm's own: they stand still while it waits for its turn.
 
 - Output tokens/s: the servers' token counts over the time in which at least one request was open.
-- Speed-up: the ratio of these to those of arm `none` in the same run; beside it the median of the ratios block by block.
+- Speed-up: the ratio of these to those of arm `none` in the same run; beside it the median of the blocks' ratios.
 - Time to first token: from sending a request to its first chunk with a token.
 - Inter-token latency: a chunk of n tokens that comes g seconds after the one before counts as n gaps of g/n, so that the
   gaps of an answer add up to its decoding time however many tokens a step yields.

@@ -1,10 +1,10 @@
-"""A run: one server for each arm, and small blocks of prompts that go to the arms in turn.
+"""A run: one server for each arm, and all of them under the same load at once.
 
-Timings drift on any shared machine, so an arm is never measured in one piece: every block goes to all arms one after the
-other, with the order rotated from block to block. Only the arm that is being measured may use the processor, the others'
-servers are paused meanwhile. Only the first turn of each prompt is sent.
+Timings drift on any shared machine, so an arm is never measured in one piece: the servers take turns of a few seconds, those
+that wait are paused, and every figure is of the time in which an arm was awake. Only the first turn of each prompt is sent.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import math
@@ -20,8 +20,9 @@ from vllm_edsd.bench.load import MODEL, Load
 from vllm_edsd.bench.measure import Measurement, Sample, summary
 from vllm_edsd.bench.progress import Progress
 from vllm_edsd.bench.sizes import measure_sizes
+from vllm_edsd.bench.turns import Turn, take_turns
 from vllm_edsd.drafters.target import read_target
-from vllm_edsd.engine.server import Server, serve
+from vllm_edsd.engine.server import serve
 from vllm_edsd.prompts import Prompt
 
 WARM_UP = "Write the numbers from one to forty in words, separated by commas. This is warm-up number {}."
@@ -106,20 +107,27 @@ def _measure(
     arms: Sequence[Arm], common: Sequence[str], folder: Path, options: BenchOptions, progress: Progress
 ) -> Iterator[Measurement]:
     with contextlib.ExitStack() as lasting:
-        servers: dict[Arm, tuple[Server, Load]] = {}
+        runner = lasting.enter_context(asyncio.Runner())
+        served: dict[Arm, tuple[Turn, Load]] = {}
         for level in options.concurrency:
             with contextlib.ExitStack() as passing:
                 for arm in arms:
                     # What remembers its answers must not meet the same prompts twice.
-                    if arm.remembers or arm not in servers:
+                    if arm.remembers or arm not in served:
                         stack = passing if arm.remembers else lasting
-                        servers[arm] = _start(stack, arm, common, folder, options, progress)
-                yield from _measure_level(level, {arm: servers[arm] for arm in arms}, options, progress)
+                        served[arm] = _start(stack, runner, arm, common, folder, options, progress)
+                yield from _measure_level(level, {arm: served[arm] for arm in arms}, runner, options, progress)
 
 
 def _start(
-    stack: contextlib.ExitStack, arm: Arm, common: Sequence[str], folder: Path, options: BenchOptions, progress: Progress
-) -> tuple[Server, Load]:
+    stack: contextlib.ExitStack,
+    runner: asyncio.Runner,
+    arm: Arm,
+    common: Sequence[str],
+    folder: Path,
+    options: BenchOptions,
+    progress: Progress,
+) -> tuple[Turn, Load]:
     server = stack.enter_context(
         serve(
             str(options.target),
@@ -128,44 +136,41 @@ def _start(
             progress=lambda seconds: progress.status(f"starting {arm.label} ({seconds:.0f} s)"),
         )
     )
-    load = stack.enter_context(Load(server.url, options.max_tokens, options.temperature))
-    server.pause()
-    return server, load
+    turn = Turn(server)
+    return turn, stack.enter_context(Load(runner, server.url, options.max_tokens, options.temperature, turn.now))
 
 
 def _measure_level(
-    level: int, servers: dict[Arm, tuple[Server, Load]], options: BenchOptions, progress: Progress
+    level: int, served: dict[Arm, tuple[Turn, Load]], runner: asyncio.Runner, options: BenchOptions, progress: Progress
 ) -> list[Measurement]:
-    arms = list(servers)
     warm_up = [Prompt(id=f"warm-up {n}", turns=[WARM_UP.format(n)]) for n in range(max(2, level))]
-    for arm, (server, load) in servers.items():
+    for arm, (turn, load) in served.items():
         progress.status(f"warming up {arm.label}, concurrency {level}")
-        with _awake(server):
+        with turn:
             load.send(warm_up, level, WARM_UP_TOKENS)
-    found = {arm: Measurement(arm, level) for arm in arms}
+    found = [Measurement(arm, level) for arm in served]
     for block, prompts in enumerate(split(options.prompts, level)):
-        turn = block % len(arms)
-        for arm in arms[turn:] + arms[:turn]:
-            server, load = servers[arm]
-            progress.status(f"{arm.label}, concurrency {level}")
-            with _awake(server):
-                # Alone, each answer has counters of its own.
-                for part in [[prompt] for prompt in prompts] if level == 1 else [prompts]:
-                    before = server.counters()
-                    replies = load.send(part, level)
-                    server.check()
-                    found[arm].samples.append(Sample(block, tuple(replies), server.counters() - before))
-                    progress.advance(len(part))
-    return list(found.values())
+        progress.status(f"concurrency {level}, arms in turn")
+        # Alone, each answer has counters of its own.
+        parts = [[prompt] for prompt in prompts] if level == 1 else [prompts]
+        work = {turn: _samples(block, parts, level, turn, load, progress) for turn, load in served.values()}
+        for measurement, samples in zip(found, runner.run(take_turns(work)), strict=True):
+            measurement.samples += samples
+    return found
 
 
-@contextlib.contextmanager
-def _awake(server: Server) -> Iterator[None]:
-    server.resume()
-    try:
-        yield
-    finally:
-        server.pause()
+async def _samples(
+    block: int, parts: Sequence[Sequence[Prompt]], level: int, turn: Turn, load: Load, progress: Progress
+) -> list[Sample]:
+    samples, before = [], await asyncio.to_thread(turn.server.counters)
+    for part in parts:
+        replies = await load.ask(part, level)
+        turn.server.check()
+        after = await asyncio.to_thread(turn.server.counters)
+        samples.append(Sample(block, tuple(replies), after - before))
+        before = after
+        progress.advance(len(part))
+    return samples
 
 
 def split(prompts: Sequence[Prompt], concurrency: int) -> list[Sequence[Prompt]]:

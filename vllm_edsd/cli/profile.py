@@ -1,5 +1,6 @@
 """`vllm-edsd profile`: what drafting and verifying cost on this machine."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -54,7 +55,7 @@ def profile(
         starting = serve(
             target, arguments, Path(folder) / "log", progress=lambda seconds: progress.status(f"starting ({seconds:.0f} s)")
         )
-        with starting as server, Load(server.url, max_tokens, 0) as load:
+        with starting as server, asyncio.Runner() as runner, Load(runner, server.url, max_tokens, 0) as load:
             load.send(chosen[:1], 1)
             record.write_text("")  # the first answer warms up
             for level in levels:

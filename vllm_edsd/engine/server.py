@@ -23,6 +23,7 @@ from vllm_edsd.engine.cpu import cpu_environment
 from vllm_edsd.errors import UserError
 
 STOP_SECONDS = 20.0
+COUNTERS_SECONDS = 600.0  # a server that is paused answers when it goes on
 TAIL_LINES = 20
 CAUSE = re.compile(r"\b(\w*Error|error): ")
 # A proxy of the user's is not meant for a server on this machine.
@@ -47,7 +48,7 @@ class Server:
 
     def counters(self) -> SpecCounters:
         """The speculation counters now."""
-        return parse_counters(self.get("/metrics"))
+        return parse_counters(self.get("/metrics", COUNTERS_SECONDS))
 
     def check(self) -> None:
         """Raises UserError, with the log's tail, if the server has died."""

@@ -55,6 +55,21 @@ def test_one_request_that_goes_on_is_enough(clock):
     assert clock.begin({"b": 6, "c": 1}, True).seconds == 1.0
 
 
+def test_a_pause_is_not_told_and_a_slowdown_is(clock):
+    def lasts(seconds):
+        clock.begin({"a": 1}, True)
+        clock.drafted(50, 0, 1)
+        clock.time += seconds
+        return clock.begin({"a": 1}, True)
+
+    assert [lasts(0.125) is None for _ in range(12)] == [False] * 12
+    assert lasts(5.0) is None
+    assert [lasts(0.125) is None for _ in range(8)] == [False] * 8
+    assert lasts(5.0) is None
+    assert lasts(0.125).seconds == 0.125
+    assert [lasts(2.0).seconds for _ in range(3)] == [2.0] * 3
+
+
 def test_a_step_without_drafting_phase_is_not_told(clock):
     clock.begin({"a": 1}, True)
     clock.drafted(50, 5, 1)
