@@ -1,7 +1,8 @@
-"""What policy evict costs a step inside the engine: python benchmarks/policy_overhead.py TARGET DRAFTER PROMPTS OUT.
+"""What policy evict costs a step inside the engine: python benchmarks/policy_overhead.py TARGET DRAFTER PROMPTS OUT [DTYPE].
 
 All that is asked of the policy (guard, lookup's judge and metrics included) and of the proposer beside the drafter, in wall
-clock, beside whole steps that read no prompt. One engine in this process; greedy, bf16, eager; medians of rounds.
+clock, beside whole steps that read no prompt. One engine in this process; greedy, eager, bfloat16 where no dtype is given;
+medians of rounds.
 """
 
 import collections
@@ -23,7 +24,7 @@ PARTS = ("policy", "lookup", "step")
 ASKED = ("start", "proceed", "cut", "observe", "timed", "beside", "forget")
 
 
-def main(target: str, drafter: str, prompts: str, out: str) -> None:
+def main(target: str, drafter: str, prompts: str, out: str, dtype: str = "bfloat16") -> None:
     import vllm_edsd
     from vllm_edsd.prompts import read_prompts
     from vllm_edsd.training.export import environment
@@ -33,7 +34,7 @@ def main(target: str, drafter: str, prompts: str, out: str) -> None:
 
     llm = LLM(
         target,
-        dtype="bfloat16",
+        dtype=dtype,  # type: ignore[arg-type]
         max_model_len=2048,
         max_num_seqs=max(REQUESTS),
         kv_cache_memory_bytes=1 << 29,

@@ -60,13 +60,15 @@ def events(monkeypatch):
         def send(self, prompts, concurrency, max_tokens=None):
             return self.runner.run(self.ask(prompts, concurrency))
 
-        async def ask(self, prompts, concurrency, max_tokens=None):
+        async def ask(self, prompts, concurrency, max_tokens=None, answered=lambda: None):
             notes.append(("send", self.url, [prompt.id for prompt in prompts]))
             begun = self.clock()
             for _ in range(STEPS):
                 await asyncio.sleep(0.001)
                 while [server.name for server in up if server.awake] != [self.url]:
                     await asyncio.sleep(0.001)
+            for _ in prompts:
+                answered()
             return [Reply(prompt, "yes", 1, begun, self.clock(), ((1, 1),)) for prompt in prompts]
 
     up = []

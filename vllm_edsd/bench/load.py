@@ -69,14 +69,24 @@ class Load:
         """What `ask` gives, waited for."""
         return self.runner.run(self.ask(prompts, concurrency, max_tokens))
 
-    async def ask(self, prompts: Sequence[Prompt], concurrency: int, max_tokens: int | None = None) -> list[Reply]:
-        """The replies to the first turns of `prompts`, in their order, with at most `concurrency` requests open."""
+    async def ask(
+        self,
+        prompts: Sequence[Prompt],
+        concurrency: int,
+        max_tokens: int | None = None,
+        answered: Callable[[], None] = lambda: None,
+    ) -> list[Reply]:
+        """The replies to the first turns of `prompts`, in their order, with at most `concurrency` requests open.
+
+        `answered` is called after each.
+        """
         replies: list[Reply | None] = [None] * len(prompts)
         waiting = iter(enumerate(prompts))
 
         async def work() -> None:
             for index, prompt in waiting:
                 replies[index] = await self._ask(prompt, max_tokens or self.max_tokens)
+                answered()
 
         await asyncio.gather(*(work() for _ in range(min(concurrency, len(prompts)))))
         return [reply for reply in replies if reply is not None]

@@ -18,6 +18,7 @@ class Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bar = Bar(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         self.task = self.bar.add_task("starting", total=None)
+        self.text = ""
         self.done = 0
         self.total = 0
         self.said = float("-inf")
@@ -35,12 +36,16 @@ class Progress:
 
     def status(self, text: str) -> None:
         """What is being done now."""
-        self.bar.update(self.task, description=text, completed=self.done, total=self.total or None)
-        if not self.console.is_terminal and time.monotonic() - self.said > LINE_SECONDS:
-            self.said = time.monotonic()
-            self.say(f"{text}: {self.done} of {self.total} answers")
+        self.text = text
+        self._show()
 
-    def advance(self, answers: int) -> None:
+    def advance(self, answers: int = 1) -> None:
         """So many more answers are in."""
         self.done += answers
-        self.bar.update(self.task, completed=self.done)
+        self._show()
+
+    def _show(self) -> None:
+        self.bar.update(self.task, description=self.text, completed=self.done, total=self.total or None)
+        if not self.console.is_terminal and time.monotonic() - self.said > LINE_SECONDS:
+            self.said = time.monotonic()
+            self.say(f"{self.text}: {self.done} of {self.total} answers")

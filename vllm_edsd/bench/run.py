@@ -164,12 +164,11 @@ async def _samples(
 ) -> list[Sample]:
     samples, before = [], await asyncio.to_thread(turn.server.counters)
     for part in parts:
-        replies = await load.ask(part, level)
+        replies = await load.ask(part, level, answered=progress.advance)
         turn.server.check()
         after = await asyncio.to_thread(turn.server.counters)
         samples.append(Sample(block, tuple(replies), after - before))
         before = after
-        progress.advance(len(part))
     return samples
 
 

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from vllm_edsd.engine.server import Server
 
-# Short against the minutes in which a machine's speed changes, long enough to tell a wait from a step (see StepClock).
-TURN_SECONDS = 8.0
+TURN_SECONDS = 8.0  # many steps, but short against the minutes in which a machine's speed changes
 
 Result = TypeVar("Result")
 

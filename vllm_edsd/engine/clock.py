@@ -1,14 +1,11 @@
 """Wall clock of whole steps, the engine's own work between two forward passes included."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from vllm_edsd.engine.stops import Stops
 from vllm_edsd.policy.base import Step
-
-JUMP = 8.0  # a step so many times as long as each of the last RECENT ones met a pause; a second one so soon after did not
-RECENT = 8
 
 
 def decodes(output: Any) -> bool:
@@ -22,28 +19,27 @@ def decodes(output: Any) -> bool:
 class StepClock:
     """A step lasts from its beginning to the next one's, if the next has a request of its own: then nothing idled between.
 
-    One in which the process was paused is not told (a machine or container that was frozen, SIGSTOP).
-    `decoding` says whether the step now running reads no prompt; those that do are not told.
+    One in which the process was stopped is not told, nor one that reads a prompt; `decoding` says whether the step that runs
+    now reads none.
     """
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter):
+    def __init__(self, stops: Stops, now: Callable[[], float] = time.perf_counter):
+        self.stops = stops
+        self.stopped = 0
         self.now = now
         self.begun = 0.0
         self.requests: Collection[str] = ()
         self.tokens = 0
         self.decoding = False
         self.result: tuple[int, int, int] | None = None
-        self.recent: deque[float] = deque(maxlen=RECENT)  # seconds of steps
 
     def begin(self, counts: Mapping[str, int], decoding: bool) -> Step | None:
         """A step with so many tokens for each request begins; returns the one before it if it is worth telling."""
         now, before = self.now(), None
-        if self.decoding and self.result is not None and any(request in counts for request in self.requests):
+        whole, self.stopped = self.stops.count == self.stopped, self.stops.count
+        if whole and self.decoding and self.result is not None and any(request in counts for request in self.requests):
             context, drafted, emitted = self.result
-            seconds = now - self.begun
-            if not self.recent or seconds < JUMP * max(self.recent):
-                before = Step(len(self.requests), context, self.tokens, drafted, emitted, seconds)
-            self.recent.append(seconds)
+            before = Step(len(self.requests), context, self.tokens, drafted, emitted, now - self.begun)
         self.begun, self.requests, self.tokens = now, tuple(counts), sum(counts.values())
         self.decoding, self.result = decoding and bool(counts), None
         return before

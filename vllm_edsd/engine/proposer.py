@@ -20,6 +20,7 @@ from vllm_edsd.engine.model_free import ModelFree
 from vllm_edsd.engine.notices import Notices
 from vllm_edsd.engine.reading import reading
 from vllm_edsd.engine.reload import DrafterSwitch
+from vllm_edsd.engine.stops import Stops
 from vllm_edsd.kernels.draft_stats import draft_stats
 from vllm_edsd.observability.catalog import STRUCTURED
 from vllm_edsd.observability.tally import Tally
@@ -51,7 +52,7 @@ class AdaptiveProposer(EagleProposer):
             tally.count(name, 0)
         self.switch = DrafterSwitch(self, Path(vllm_config.speculative_config.model), make_policy)
         tally.watch("drafter", lambda: tally.put("edsd:tracked_requests", float(self.tracked()), "drafter"))
-        self.clock = StepClock()
+        self.clock = StepClock(Stops())
         self.backlog = Backlog(self.block_size_of, self.max_num_tokens)
         # Nobody else reads what the drafter's cache holds of a prompt, and it needs nothing but what the backlog keeps.
         self.alone = not vllm_config.cache_config.enable_prefix_caching and not self.supports_mm_inputs

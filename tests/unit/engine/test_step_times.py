@@ -30,7 +30,7 @@ class Event:
 def times(monkeypatch):
     Event.clock = Event.reached = 0.0
     monkeypatch.setattr(module, "_now", Event)
-    return StepTimes()
+    return StepTimes(SimpleNamespace(count=0))
 
 
 def step(times, ids, emitted, decoding=True, tokens=4, tag="tag", drafts=True):
@@ -52,6 +52,16 @@ def test_a_step_lasts_until_the_next_one_begins(times):
     Event.reached = Event.clock
     assert list(times.finished()) == [("first", Taken(2, 4, 5, 27.0, 5.0))]
     assert list(times.finished()) == []
+
+
+def test_a_step_in_which_the_process_was_stopped_is_not_told(times):
+    step(times, "a", [1], tag="first")
+    step(times, "a", [1], tag="second")
+    times.stops.count += 1
+    step(times, "a", [1], tag="third")
+    step(times, "a", [1], tag="fourth")
+    Event.reached = Event.clock
+    assert [tag for tag, _ in times.finished()] == ["first", "third"]
 
 
 def test_nothing_is_told_before_it_has_happened(times):

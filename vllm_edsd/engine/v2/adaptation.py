@@ -6,6 +6,7 @@ import torch
 from vllm.distributed.parallel_state import get_tp_group
 
 from vllm_edsd.engine.clock import decodes
+from vllm_edsd.engine.stops import Stops
 from vllm_edsd.engine.v2.estimate import GreedyDrafts
 from vllm_edsd.engine.v2.times import StepTimes, Taken
 from vllm_edsd.engine.v2.verification import LiveVerification
@@ -30,7 +31,7 @@ class Adaptation:
     def __init__(self, runner: Any, config: Any, tally: Tally):
         self.tally = tally
         self.verification = LiveVerification.instead_of(runner.adaptive_verification)
-        self.times = StepTimes()
+        self.times = StepTimes(Stops())
         self.contests = Contests()
         greedy = config.speculative_config.draft_sample_method == "greedy"
         # Sampled drafts are judged by distributions that a resting drafter does not make; ranks of a data-parallel group

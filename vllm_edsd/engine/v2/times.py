@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from vllm.v1.worker.gpu.async_utils import StepTimingCollector
 
+from vllm_edsd.engine.stops import Stops
+
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
@@ -31,6 +33,7 @@ class _Mark:
     decoding: bool
     tag: Any = None
     tokens: int = 0
+    stops: int = 0
     begun: torch.cuda.Event | None = None
     verified: torch.cuda.Event | None = None
     done: torch.cuda.Event | None = None
@@ -43,8 +46,9 @@ class StepTimes(StepTimingCollector):
     For each step `begin`, then vLLM's own calls, `drafting` and `drafted`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stops: Stops) -> None:
         super().__init__()
+        self.stops = stops
         self.mark: _Mark | None = None
         self.flying: deque[_Mark] = deque()
 
@@ -55,7 +59,7 @@ class StepTimes(StepTimingCollector):
     def forward_start(self) -> None:
         super().forward_start()
         if self.mark is not None:
-            self.mark.tokens, self.mark.begun = self._batch[1], _now()
+            self.mark.tokens, self.mark.stops, self.mark.begun = self._batch[1], self.stops.count, _now()
             self.flying.append(self.mark)
 
     def drafting(self, emitted: torch.Tensor, tag: Any) -> None:
@@ -80,6 +84,8 @@ class StepTimes(StepTimingCollector):
             self.flying.popleft()
             # Without a request in common the engine may have idled in between.
             if step.done is None or not step.decoding or step.ids.isdisjoint(following.ids):
+                continue
+            if step.stops != following.stops:
                 continue
             assert step.verified is not None and step.emitted is not None
             yield (
