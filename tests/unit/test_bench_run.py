@@ -115,6 +115,12 @@ def test_arms_take_turns_and_each_has_the_time_of_its_own(events, monkeypatch):
     assert min(own) > STEPS * 0.0005 and sum(own) < wall
 
 
+def test_an_arm_alone_is_not_stopped(events, monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.02)
+    measure([Arm("none")], (2,), PROMPTS[:2])
+    assert [note[0] for note in events] == ["start", "awake", "send", "awake", "send", "stop"]
+
+
 def test_what_one_arm_raises_ends_the_run(events):
     with pytest.raises(UserError, match="ended"):
         measure([Arm("none"), Arm("died")], (1,))

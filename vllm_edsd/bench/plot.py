@@ -14,7 +14,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     rows = result["arms"]
     arms = list(dict.fromkeys(map(label, rows)))
     levels = list(dict.fromkeys(row["concurrency"] for row in rows))
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
     speed, length, position = figure.subplots(1, 3)
     width = 0.8 / len(arms)
     for index, arm in enumerate(arms):
@@ -37,7 +37,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     position.set_title(f"share accepted by draft position, concurrency {levels[0]}", fontsize=9)
     position.set_ylim(0, 1)
     position.set_xticks(range(1, max((len(row["per_position"]) for row in rows), default=1) + 1))
-    speed.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=len(arms), fontsize=8)
     environment = result["environment"]
     figure.suptitle(
         f"{Path(environment['target']).name}, {environment['dtype']}, temperature {environment['temperature']:g}, "

@@ -35,16 +35,17 @@ class Turn:
 
 
 async def take_turns(work: Mapping[Turn, Coroutine[Any, Any, Result]]) -> list[Result]:
-    """The results of `work`, each of which asks one server; that is awake for TURN_SECONDS at a time until its work is done.
+    """The results of `work`, each of which asks one server; as long as several do, each is awake for TURN_SECONDS at a time.
 
     What one of them raises ends the others and is raised.
     """
     tasks = {turn: asyncio.ensure_future(one) for turn, one in work.items()}
     try:
         while waiting := {turn: task for turn, task in tasks.items() if not task.done()}:
+            seconds = TURN_SECONDS if len(waiting) > 1 else None
             for turn, task in waiting.items():
                 with turn:
-                    await asyncio.wait([task], timeout=TURN_SECONDS)
+                    await asyncio.wait([task], timeout=seconds)
                 if task.done():
                     task.result()
         return [task.result() for task in tasks.values()]
