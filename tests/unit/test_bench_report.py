@@ -105,8 +105,8 @@ def test_picture_has_a_bar_and_a_line_for_every_policy(result, tmp_path, monkeyp
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, place, **_: (drawn.append(figure), place.write_bytes(b"")))
     plot(result, tmp_path / "bench.png")
-    speed, _, position = drawn[0].axes
-    assert [text.get_text() for text in speed.get_legend().get_texts()] == ["none", "edsd fixed:3", "edsd evict:8"]
+    (speed, _, position), (legend,) = drawn[0].axes, drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "edsd fixed:3", "edsd evict:8"]
     assert [len(bars) for bars in speed.containers] == [2, 2, 2]
     assert [len(line.get_xdata()) for line in position.lines] == [0, 3, 3]
 
