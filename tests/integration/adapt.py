@@ -113,9 +113,12 @@ def main(target: str, drafter: str, out: str) -> None:
     results = {}
     for name, make in makers.items():
         before = counts()
-        runner.drafter.policy = make(K)
+        runner.drafter.policy = policy = make(K)
         runner.drafter.alone = name == "alone"
+        told: list[tuple[float, float]] = []
+        policy.reads = lambda *seconds, told=told: told.append(seconds)
         result = {"answers": [list(tokens) for tokens in answers()]}
+        result |= {"later": max(later for later, _ in told), "now": max(now for _, now in told)}
         after = counts()
         result |= {key: after[key] - before.get(key, 0) for key in after if "spec_decode" in key or "preempt" in key}
         results[name] = result

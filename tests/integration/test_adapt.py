@@ -38,6 +38,13 @@ def test_greedy_answers_are_those_of_plain_decoding(found, policy):
     assert found["results"][policy]["answers"] == found["results"]["off"]["answers"]
 
 
+def test_a_policy_hears_what_the_drafters_reading_takes(found):
+    """Of prompts only where a resting drafter does not read them anyway."""
+    chaos, alone = found["results"]["chaos"], found["results"]["alone"]
+    assert chaos["later"] == 0 and chaos["now"] > 0
+    assert alone["later"] > 0 and alone["now"] > 0
+
+
 def test_a_drafter_gone_wrong_is_logged_with_the_request(found):
     told = re.findall(r"WARNING .*request (\S+): the drafter gave NaN", found["log"])
     assert 0 < len(told) == len(set(told)) < 12  # as many as the limit lets through of 12 requests

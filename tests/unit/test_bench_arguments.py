@@ -5,7 +5,6 @@ from typer.testing import CliRunner
 
 from vllm_edsd.bench.arguments import parse_drafters, sort_out
 from vllm_edsd.bench.arms import DRAFTERS, make_arms, parse_policy
-from vllm_edsd.bench.run import split
 from vllm_edsd.bench.target import find_target
 from vllm_edsd.cli.main import app
 from vllm_edsd.errors import UserError
@@ -181,12 +180,3 @@ def test_command_refuses_bad_prompt_files(tmp_path, text, message):
 def test_a_directory_without_a_checkpoint_is_no_target(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
         find_target(str(tmp_path), print)
-
-
-@pytest.mark.parametrize(
-    ("count", "concurrency", "sizes"), [(3, 1, [3]), (8, 1, [4, 4]), (80, 16, [80]), (170, 16, [85, 85]), (10, 1, [5, 5])]
-)
-def test_blocks_are_even_and_keep_the_order(count, concurrency, sizes):
-    blocks = split(list(range(count)), concurrency)
-    assert [len(block) for block in blocks] == sizes
-    assert [one for block in blocks for one in block] == list(range(count))

@@ -1,10 +1,12 @@
 """Statistics of replies."""
 
+import math
+
 import pytest
 
 from vllm_edsd.bench.arms import Arm
 from vllm_edsd.bench.load import Reply
-from vllm_edsd.bench.measure import Measurement, Sample, busy_seconds, first_token_seconds, gaps, summary
+from vllm_edsd.bench.measure import Measurement, Sample, busy_seconds, first_token_seconds, gaps, quarters, summary
 from vllm_edsd.engine.counters import SpecCounters
 from vllm_edsd.prompts import Prompt
 
@@ -17,7 +19,7 @@ def reply(name, begun, ended, tokens, text="yes", arrivals=(), error=None, categ
 
 
 def measured(arm, *replies, counters=NO_DRAFTS, concurrency=1, policy=None):
-    samples = [Sample(block, (one,), counters) for block, one in enumerate(replies)]
+    samples = [Sample((one,), counters) for one in replies]
     return Measurement(Arm(arm, policy=policy), concurrency, samples)
 
 
@@ -35,6 +37,24 @@ def test_busy_time_is_the_union_of_open_requests():
     ) == pytest.approx(4)
 
 
+def test_each_quarter_of_the_tokens_has_its_own_speed():
+    one = reply("a", 1, 4, 6, arrivals=[(2.0, 2), (4.0, 6)])
+    other = reply("b", 3, 8, 6, arrivals=[(5.0, 4), (8.0, 6)])
+    # Of 12 tokens the third comes a quarter of the way from 2 to 4 seconds, the sixth at 4, the ninth at 4.75.
+    assert quarters([one, other]) == pytest.approx([3 / 1.5, 3 / 1.5, 3 / 0.75, 3 / 3.25])
+    assert quarters([]) == []
+    assert (
+        quarters([reply("a", 0, 1, 8, arrivals=[(1.0, 4)]), reply("b", 0, 1, 8, arrivals=[(1.0, 4)])])[2:] == [math.inf] * 2
+    )
+
+
+def test_a_quarter_in_which_an_arm_was_slower_shows():
+    even = [reply("a", 0, 8, 8, arrivals=[(float(n), n) for n in range(1, 9)])]
+    late = [reply("a", 0, 10, 8, arrivals=[*((float(n), n) for n in range(1, 7)), (8.0, 7), (10.0, 8)])]
+    row = summary(measured("edsd", *late), measured("none", *even), 0)
+    assert (row["speedup_quarters"], row["speedup_quarter_median"]) == ([1.0, 1.0, 1.0, 0.5], 1.0)
+
+
 def test_summary_against_plain_decoding():
     plain = measured("none", reply("a", 0, 2, 20, "one"), reply("b", 2, 4, 20, "two"))
     fast = measured(
@@ -43,7 +63,6 @@ def test_summary_against_plain_decoding():
     row = summary(fast, plain, temperature=0)
     assert row["output_tokens_per_s"] == pytest.approx(25)
     assert row["speedup"] == pytest.approx(2.5)
-    assert row["speedup_block_median"] == pytest.approx((2 + 3) / 2)
     assert row["identical_share"] == 0.5
     assert row["acceptance_length"] == 3.0
     assert row["per_position"] == [0.8, 0.6, 0.4, 0.2, 0]
@@ -91,5 +110,5 @@ def test_without_none_or_with_sampling_there_is_no_comparison():
 
 def test_categories_only_where_each_sample_is_one_answer():
     both = (reply("a", 0, 1, 10, category="code"), reply("b", 0, 1, 10, category="story"))
-    assert Measurement(Arm("none"), 2, [Sample(0, both, SpecCounters())]).categories() == {}
+    assert Measurement(Arm("none"), 2, [Sample(both, SpecCounters())]).categories() == {}
     assert set(measured("none", *both).categories()) == {"code", "story"}

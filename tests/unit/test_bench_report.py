@@ -30,7 +30,7 @@ ENVIRONMENT = {
 def result():
     def one(arm, level, seconds, counters):
         reply = Reply(Prompt(id="a", turns=["?"]), "yes", 8, 0, seconds, ((0.1, 1), (seconds, 8)))
-        return Measurement(arm, level, [Sample(0, (reply,), counters)])
+        return Measurement(arm, level, [Sample((reply,), counters)])
 
     drafted = SpecCounters(4, 12, 6, (3, 2, 1))
     arms = [

@@ -1,4 +1,4 @@
-"""The order of a run: every block to all arms, one server awake at a time."""
+"""The order of a run: all arms under load, one server awake at a time."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,7 @@ from vllm_edsd.engine.counters import SpecCounters
 from vllm_edsd.errors import UserError
 from vllm_edsd.prompts import Prompt
 
-MANY = tuple(Prompt(id=str(n), turns=[f"question {n}"]) for n in range(21))
-PROMPTS = MANY[:8]
+PROMPTS = tuple(Prompt(id=str(n), turns=[f"question {n}"]) for n in range(8))
 STEPS = 80  # of a millisecond, for an answer
 
 
@@ -97,10 +96,10 @@ def measure(arms, concurrency, prompts=PROMPTS):
     return found
 
 
-def test_every_block_goes_to_all_arms_before_the_next(events):
+def test_alone_each_prompt_is_sent_for_itself(events):
     found = measure([Arm("none"), Arm("edsd")], (1,))
-    asked = [note[2][0] for note in events if note[0] == "send" and not note[2][0].startswith("warm-up")]
-    assert [sorted(ids) for ids in (asked[:8], asked[8:])] == [sorted("00112233"), sorted("44556677")]
+    sent = [(note[1], note[2]) for note in events if note[0] == "send" and not note[2][0].startswith("warm-up")]
+    assert sorted(sent) == sorted((arm, [name]) for arm in ("none", "edsd") for name in "01234567")
     assert [[reply.prompt.id for reply in one.replies] for one in found] == [list("01234567")] * 2
 
 
@@ -140,8 +139,8 @@ def test_servers_last_but_those_that_remember_start_anew(events):
     assert events[-1] == ("stop", "none")
 
 
-def test_above_concurrency_one_a_block_goes_out_at_once(events):
-    found = measure([Arm("none")], (2,), MANY)
+def test_above_concurrency_one_all_prompts_are_sent_at_once(events):
+    found = measure([Arm("none")], (2,))
     sent = [note[2] for note in events if note[0] == "send"]
-    assert [len(ids) for ids in sent] == [2, 11, 10]
+    assert [len(ids) for ids in sent] == [2, len(PROMPTS)]
     assert found[0].categories() == {}

@@ -1,7 +1,7 @@
 """From replies and counters to figures. All times are an arm's own: they stand still while it waits for its turn.
 
 - Output tokens/s: the servers' token counts over the time in which at least one request was open.
-- Speed-up: the ratio of these to those of arm `none` in the same run; beside it the median of the blocks' ratios.
+- Speed-up: the ratio of these to those of arm `none` in the same run; beside it that of each quarter of the tokens.
 - Time to first token: from sending a request to its first chunk with a token.
 - Inter-token latency: a chunk of n tokens that comes g seconds after the one before counts as n gaps of g/n, so that the
   gaps of an answer add up to its decoding time however many tokens a step yields.
@@ -11,8 +11,10 @@
 """
 
 import dataclasses
+import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -21,19 +23,20 @@ from vllm_edsd.bench.arms import Arm
 from vllm_edsd.bench.load import Reply
 from vllm_edsd.engine.counters import SpecCounters
 
+QUARTERS = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The replies to some prompts of a block and what the server's counters gained meanwhile."""
+    """The replies to some prompts and what the server's counters gained meanwhile."""
 
-    block: int
     replies: tuple[Reply, ...]
     counters: SpecCounters
 
 
 @dataclasses.dataclass
 class Measurement:
-    """All samples of one arm at one concurrency, block after block."""
+    """All samples of one arm at one concurrency."""
 
     arm: Arm
     concurrency: int
@@ -58,14 +61,13 @@ class Measurement:
         """Output tokens per second."""
         return speed(self.samples)
 
-    def blocks(self) -> dict[int, float]:
-        """Output tokens per second of each block."""
-        return {block: speed(samples) for block, samples in _grouped(self.samples, lambda sample: sample.block).items()}
-
     def categories(self) -> dict[str, list[Sample]]:
         """Samples by category, where each has one: at concurrency 1, where counters are read after every answer."""
-        single = all(len(sample.replies) == 1 for sample in self.samples)
-        return _grouped(self.samples, lambda sample: sample.replies[0].prompt.category) if single else {}
+        groups: dict[str, list[Sample]] = {}
+        if all(len(sample.replies) == 1 for sample in self.samples):
+            for sample in self.samples:
+                groups.setdefault(sample.replies[0].prompt.category, []).append(sample)
+        return groups
 
 
 def speed(samples: Sequence[Sample]) -> float:
@@ -84,6 +86,19 @@ def busy_seconds(replies: Iterable[Reply]) -> float:
     return busy
 
 
+def quarters(replies: Sequence[Reply]) -> list[float]:
+    """Output tokens per second while each quarter of the tokens came, infinite where all came at once; [] without tokens."""
+    came = sorted(
+        (when, has - had) for reply in replies for (_, had), (when, has) in pairwise(((reply.begun, 0), *reply.arrivals))
+    )
+    if not came:
+        return []
+    times, tokens = zip(*came, strict=True)
+    done = numpy.cumsum((0, *tokens))
+    ends = numpy.interp(done[-1] * numpy.arange(QUARTERS + 1) / QUARTERS, done, (min(one.begun for one in replies), *times))
+    return [done[-1] / QUARTERS / seconds if seconds else math.inf for seconds in numpy.diff(ends).tolist()]
+
+
 def first_token_seconds(reply: Reply) -> float:
     """Seconds from the request to its first token."""
     return reply.arrivals[0][0] - reply.begun
@@ -92,7 +107,7 @@ def first_token_seconds(reply: Reply) -> float:
 def gaps(reply: Reply) -> list[float]:
     """The inter-token latencies of an answer in seconds, one for each token after those of the first chunk."""
     found = []
-    for (before, had), (now, has) in zip(reply.arrivals, reply.arrivals[1:], strict=False):
+    for (before, had), (now, has) in pairwise(reply.arrivals):
         found += [(now - before) / (has - had)] * (has - had)
     return found
 
@@ -107,6 +122,7 @@ def summary(measured: Measurement, plain: Measurement | None, temperature: float
     counters = measured.counters
     answers = measured.answers
     tokens = sum(reply.tokens for reply in answers)
+    parts = _ratios(quarters(answers), quarters(plain.answers)) if plain else []
     errors = [reply.error for reply in measured.replies if reply.error is not None]
     return {
         "arm": measured.arm.name,
@@ -114,7 +130,8 @@ def summary(measured: Measurement, plain: Measurement | None, temperature: float
         "concurrency": measured.concurrency,
         "output_tokens_per_s": _round(measured.speed()),
         "speedup": _ratio(measured.speed(), plain.speed()) if plain else None,
-        "speedup_block_median": _median_ratio(measured.blocks(), plain.blocks()) if plain else None,
+        "speedup_quarters": parts,
+        "speedup_quarter_median": _round(statistics.median(parts)) if parts else None,
         "acceptance_length": _round(counters.acceptance_length),
         "per_position": [_round(share) for share in counters.per_position],
         "tokens_per_step": _round(tokens / (tokens - counters.accepted)) if tokens > counters.accepted else None,
@@ -153,9 +170,9 @@ def _identical(measured: Measurement, plain: Measurement) -> float | None:
     return _round(same / len(pairs)) if pairs else None
 
 
-def _median_ratio(fast: Mapping[int, float], slow: Mapping[int, float]) -> float | None:
-    ratios = [fast[block] / slow[block] for block in fast if slow.get(block)]
-    return _round(statistics.median(ratios)) if ratios else None
+def _ratios(fast: Sequence[float], slow: Sequence[float]) -> list[float]:
+    known = zip(fast, slow, strict=True) if fast and slow else ()
+    return [_round(one / other) for one, other in known if max(one, other) < math.inf]
 
 
 def _ratio(fast: float, slow: float) -> float | None:
@@ -167,13 +184,6 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
         return {"p50": None, "p99": None}
     p50, p99 = numpy.percentile(seconds, (50, 99)) * 1000
     return {"p50": _round(float(p50)), "p99": _round(float(p99))}
-
-
-def _grouped(samples: Sequence[Sample], key) -> dict[Any, list[Sample]]:
-    groups: dict[Any, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(key(sample), []).append(sample)
-    return groups
 
 
 def _round(value: float) -> float:

@@ -12,7 +12,7 @@ from vllm_edsd.errors import UserError
 from vllm_edsd.files import atomic
 
 COLUMNS = (
-    *("arm", "conc.", "tokens\n/s", "speed\n-up", "block\nmedian", "accept\nlength", "same\nas none"),
+    *("arm", "conc.", "tokens\n/s", "speed\n-up", "quarter\nmedian", "accept\nlength", "same\nas none"),
     *("TTFT\np50", "ITL\np50", "ITL\np99", "failed"),
 )
 
@@ -43,7 +43,7 @@ def table(result: dict[str, Any]) -> Table:
             str(row["concurrency"]),
             figure(row["output_tokens_per_s"], 1),
             figure(row["speedup"], 2),
-            figure(row["speedup_block_median"], 2),
+            figure(row["speedup_quarter_median"], 2),
             figure(row["acceptance_length"], 2),
             "-" if row["identical_share"] is None else f"{row['identical_share']:.1%}",
             figure(row["ttft_ms"]["p50"], 0),

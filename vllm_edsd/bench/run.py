@@ -2,12 +2,12 @@
 
 Timings drift on any shared machine, so an arm is never measured in one piece: the servers take turns of a few seconds, those
 that wait are paused, and every figure is of the time in which an arm was awake. Only the first turn of each prompt is sent.
+At the end requests become fewer, the longer so the less evenly answers end: it takes many times as many prompts.
 """
 
 import asyncio
 import contextlib
 import dataclasses
-import math
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -148,35 +148,22 @@ def _measure_level(
         progress.status(f"warming up {arm.label}, concurrency {level}")
         with turn:
             load.send(warm_up, level, WARM_UP_TOKENS)
-    found = [Measurement(arm, level) for arm in served]
-    for block, prompts in enumerate(split(options.prompts, level)):
-        progress.status(f"concurrency {level}, arms in turn")
-        # Alone, each answer has counters of its own.
-        parts = [[prompt] for prompt in prompts] if level == 1 else [prompts]
-        work = {turn: _samples(block, parts, level, turn, load, progress) for turn, load in served.values()}
-        for measurement, samples in zip(found, runner.run(take_turns(work)), strict=True):
-            measurement.samples += samples
-    return found
+    progress.status(f"concurrency {level}, arms in turn")
+    # Alone, each answer has counters of its own.
+    parts = [[prompt] for prompt in options.prompts] if level == 1 else [options.prompts]
+    work = {turn: _samples(parts, level, turn, load, progress) for turn, load in served.values()}
+    samples = runner.run(take_turns(work))
+    return [Measurement(arm, level, own) for arm, own in zip(served, samples, strict=True)]
 
 
 async def _samples(
-    block: int, parts: Sequence[Sequence[Prompt]], level: int, turn: Turn, load: Load, progress: Progress
+    parts: Sequence[Sequence[Prompt]], level: int, turn: Turn, load: Load, progress: Progress
 ) -> list[Sample]:
     samples, before = [], await asyncio.to_thread(turn.server.counters)
     for part in parts:
         replies = await load.ask(part, level, answered=progress.advance)
         turn.server.check()
         after = await asyncio.to_thread(turn.server.counters)
-        samples.append(Sample(block, tuple(replies), after - before))
+        samples.append(Sample(tuple(replies), after - before))
         before = after
     return samples
-
-
-def split(prompts: Sequence[Prompt], concurrency: int) -> list[Sequence[Prompt]]:
-    """Blocks of even size: at least 4 prompts at concurrency 1, else five times the concurrency, where there are as many.
-
-    At the end of a block requests become fewer, and the longer so the less evenly the answers end.
-    """
-    blocks = max(1, len(prompts) // (4 if concurrency == 1 else 5 * concurrency))
-    size = math.ceil(len(prompts) / blocks)
-    return [prompts[start : start + size] for start in range(0, len(prompts), size)]

@@ -50,7 +50,11 @@ class Backlog:
 
     def room(self, tokens: int) -> bool:
         """Whether a step of so many tokens may be put off."""
-        return sum(held.tokens for held in self.waiting.values()) + tokens <= MOST * self.capacity
+        return self.tokens() + tokens <= MOST * self.capacity
+
+    def tokens(self) -> int:
+        """How many were put off."""
+        return sum(held.tokens for held in self.waiting.values())
 
     def add(self, requests: Sequence[str], step: Batch) -> None:
         """Puts off a step of `requests`, in their order."""

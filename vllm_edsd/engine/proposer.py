@@ -25,6 +25,7 @@ from vllm_edsd.kernels.draft_stats import draft_stats
 from vllm_edsd.observability.catalog import STRUCTURED
 from vllm_edsd.observability.tally import Tally
 from vllm_edsd.policy.base import Drafting, DraftPolicy, Verdict
+from vllm_edsd.policy.reads import Reads
 
 AHEAD = 64  # with fewer tokens another pass costs more than the attention and MLP that it spares [estimated]
 NONFINITE = "request %s: the drafter gave NaN or infinity; its draft ends there, its text is what it would be without"
@@ -54,6 +55,7 @@ class AdaptiveProposer(EagleProposer):
         tally.watch("drafter", lambda: tally.put("edsd:tracked_requests", float(self.tracked()), "drafter"))
         self.clock = StepClock(Stops())
         self.backlog = Backlog(self.block_size_of, self.max_num_tokens)
+        self.reads = Reads()
         # Nobody else reads what the drafter's cache holds of a prompt, and it needs nothing but what the backlog keeps.
         self.alone = not vllm_config.cache_config.enable_prefix_caching and not self.supports_mm_inputs
         self.begun = 0.0  # of the step, in seconds
@@ -81,6 +83,9 @@ class AdaptiveProposer(EagleProposer):
     def scheduled(self, output: Any) -> None:
         """At the beginning of a step, before the target runs: `output` is the scheduler's."""
         gone = [*output.finished_req_ids]
+        if self.alone:  # else prompts are read whether it drafts or not
+            for state in filter(None, map(self.runner.requests.get, gone)):
+                self.reads.finished(state.num_prompt_tokens)
         self.policy.forget(gone)
         self.backlog.forget(gone)
         self.switch.forget(gone)
@@ -117,6 +122,8 @@ class AdaptiveProposer(EagleProposer):
         context = int(common_attn_metadata.seq_lens.sum())
         found = self._look(asked, context) if self.beside is not None and asked else None
         self.copied = found is not None
+        waits = self.backlog.tokens() + (len(target_token_ids) if self.alone else 0)
+        self.policy.reads(self.reads.per_token(), self.reads.seconds(waits))
         wanted = found is None and bool(asked) and self.policy.start(asked)
         if not wanted and (self.clock.decoding or self.alone) and self.backlog.room(len(target_token_ids)):
             self.backlog.add(requests, step)
@@ -126,7 +133,7 @@ class AdaptiveProposer(EagleProposer):
             return self._spread(found or [], len(requests))
         before, step = self.backlog.take(requests, step, self._at_once(len(asked)) if wanted else self.max_num_tokens)
         for early in before:
-            self._pass(early, 0, sampling_metadata)
+            self._read(early, sampling_metadata)
         sampled = self._enable_probabilistic_draft_probs and not sampling_metadata.all_greedy
         self.drafting = Drafting.begin(asked, context, sampled)
         self.tokens, self.probs = [], []
@@ -144,6 +151,13 @@ class AdaptiveProposer(EagleProposer):
         """The most tokens to draft after in one pass; of more it is quicker to read all but the last beforehand."""
         spares = len(self._draft_attn_layer_names) == 1 and not self.supports_mm_inputs
         return requests + AHEAD if spares else self.max_num_tokens
+
+    def _read(self, step: Batch, sampling: SamplingMetadata) -> None:
+        """The drafter reads `step`, which is timed."""
+        begun, stops = self.clock.now(), self.clock.stops.count
+        self._pass(step, 0, sampling)
+        if self.clock.stops.count == stops:
+            self.reads.took(len(step.tokens), self.clock.now() - begun)
 
     def _pass(self, step: Batch, most: int, sampling: SamplingMetadata, indices: Any = None, **kwargs: Any) -> None:
         """The drafter reads `step` and drafts up to `most` tokens."""
@@ -200,6 +214,8 @@ class AdaptiveProposer(EagleProposer):
         self.policy.observe(verdicts)
         if self.copied:
             self.tally.count("edsd:beside_accepted_tokens", sum(verdict.accepted for verdict in verdicts))
+        else:
+            self.reads.decoded(sum(self.emitted))
         if self.tokens and self.drafting is not None:
             self.switch.observe([(request, accepted[request]) for request in self.drafting.requests if request in accepted])
             self.tokens = []

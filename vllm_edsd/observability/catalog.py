@@ -116,7 +116,7 @@ METRICS = (
     ),
     _gauge(
         *("guard_tokens_per_second", "tokens per second", WORKER),
-        "what the guard measured with drafts and without, by requests in a step",
+        "what the guard measured with drafts, the reading of prompts included, and without, by requests in a step",
         *("requests", "way"),
     ),
     _counter(

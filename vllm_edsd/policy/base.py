@@ -75,8 +75,8 @@ class DraftPolicy(ABC):
     """Base of every length policy; entry points in the group `vllm_edsd.policies` name a class for each.
 
     Called in this order at every step: `timed` (what the last step cost), `observe` (what became of the last draft),
-    `beside` where something drafts without a model, `start`, `proceed` after each drafted token, `cut`. `promise` is asked
-    where a batch size is new. `max_tokens` is K, beyond which nothing is drafted.
+    `beside` where something drafts without a model, `reads`, `start`, `proceed` after each drafted token, `cut`. Where a
+    batch size is new `promise` is asked. `max_tokens` is K, beyond which nothing is drafted.
     """
 
     def __init__(self, max_tokens: int):
@@ -110,6 +110,12 @@ class DraftPolicy(ABC):
 
     def timed(self, step: Step) -> None:  # noqa: B027
         """What the last step cost."""
+
+    def reads(self, later: float, now: float) -> None:  # noqa: B027
+        """What drafting costs beside the steps that are timed, since the drafter must have read what came before.
+
+        `later` seconds for each token emitted, as long as it drafts; `now` seconds once, should it begin in this step.
+        """
 
     def forget(self, requests: Sequence[str]) -> None:  # noqa: B027
         """These requests are finished: their state goes."""
@@ -150,6 +156,9 @@ class Wrapper(DraftPolicy):
 
     def timed(self, step: Step) -> None:
         self.policy.timed(step)
+
+    def reads(self, later: float, now: float) -> None:
+        self.policy.reads(later, now)
 
     def forget(self, requests: Sequence[str]) -> None:
         self.policy.forget(requests)

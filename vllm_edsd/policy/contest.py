@@ -9,6 +9,7 @@ TRIAL = {True: 12, False: 6}  # steps of the other way at a time; those that dra
 FIRST = 12  # steps before the first trial, and the least between two
 DOUBTED = 96  # the same where drafting lost with fewer requests, or promises a loss
 SHARE = 0.005  # of the time may be lost to trials
+BEGIN = 0.02  # of the time of plain steps to the drafter's reading before a trial; copies and prompts take time as well
 LONGEST = 4096  # at most so many steps between two trials
 COLD = {True: 4, False: 1}  # first steps of a way that do not count: caches fill
 ENOUGH = {True: 24, False: 8}  # steps of a way before it is judged; SOON do where one way is clearly slower
@@ -49,13 +50,17 @@ class Contest:
         self.trials = 0
         self.trial = 0
         self.judging = False
+        self.later = 0.0
+        self.passed = 0.0  # seconds of the steps since the last trial
 
-    def next(self) -> bool:
-        """Whether the next step drafts."""
+    def next(self, later: float = 0.0, now: float = 0.0) -> bool:
+        """Whether the next step drafts, which costs time beside its steps: `later` and `now` as in `DraftPolicy.reads`."""
+        self.later = later
         if self.judging and not self.trial:
             self._judge()
-        if not self.trial and (self.until_trial == 0 or (self._ratio() or 1.0) < 1 / CLEARLY):
-            self.trial, self.judging = self._trial_steps(), True
+        due = self.until_trial <= 0 and (self.drafts or now <= BEGIN * self.passed)
+        if not self.trial and (due or (self._ratio() or 1.0) < 1 / CLEARLY):
+            self.trial, self.judging, self.passed = self._trial_steps(), True, 0.0
         self.before = self.current
         if self.trial:
             self.trial -= 1
@@ -72,12 +77,13 @@ class Contest:
 
     def learn(self, drafts: bool, step: Step) -> None:
         """What a step with drafts, or without, gave; those that `changed` count for neither."""
-        self.ways[drafts].add(step)
+        if self.ways[drafts].add(step) and not self.trial:
+            self.passed += step.seconds
 
     def speeds(self) -> dict[str, float]:
         """Tokens per second with drafts ("draft") and without ("plain"), as far as known."""
         names = {True: "draft", False: "plain"}
-        return {names[way]: 1 / held.seconds_per_token() for way, held in self.ways.items() if held.steps > 0}
+        return {names[way]: 1 / self._cost(way) for way, held in self.ways.items() if held.steps > 0}
 
     def _judge(self) -> None:
         self.judging = False
@@ -98,7 +104,11 @@ class Contest:
         """What a token costs the other way, in what it costs this way; None while little is known."""
         if any(self.ways[way].steps < SOON[way] for way in (True, False)):
             return None
-        return self.ways[not self.drafts].seconds_per_token() / self.ways[self.drafts].seconds_per_token()
+        return self._cost(not self.drafts) / self._cost(self.drafts)
+
+    def _cost(self, way: bool) -> float:
+        """Seconds for each token emitted."""
+        return self.ways[way].seconds_per_token() + self.later * way
 
     def _trial_steps(self) -> int:
         return SHORT if (self._ratio() or 1.0) > CLEARLY else TRIAL[not self.drafts]

@@ -29,6 +29,7 @@ class Evict(DraftPolicy):
         self.typical = np.full(POSITIONS, 0.5)  # running mean of the estimated chance by position
         self.firsts = collections.deque([0.5], maxlen=FIRSTS)  # estimated chances of drafts' first tokens
         self.context = 0.0  # tokens of a request, lately
+        self.later = 0.0  # seconds for each token emitted that drafting costs beside its steps
         self.rate = 0.0  # running mean of tokens per second
         self.verified = 0.0  # running mean of the tokens verified for a request
         self.last: Survival | None = None
@@ -48,9 +49,9 @@ class Evict(DraftPolicy):
     def promise(self, requests: int) -> float:
         """As `DraftPolicy.promise`, with drafts of one token: where those lose, longer ones do."""
         context = round(self.context * requests)
-        plain = requests / self.cost.seconds(Load(requests, context, 0, 0))
+        plain = self.cost.seconds(Load(requests, context, 0, 0)) / requests
         firsts = np.resize(self.firsts, (requests, 1))
-        return budget(firsts, Load(requests, context, 0, 1), self.cost)[1] / plain
+        return plain / (1 / budget(firsts, Load(requests, context, 0, 1), self.cost)[1] + self.later)
 
     def _explore(self, requests: int) -> int:
         """Another length, up to two more than is usual; the next one comes the later, the dearer this one is."""
@@ -110,6 +111,9 @@ class Evict(DraftPolicy):
         self.context = step.context / step.requests
         if step.seconds > 0:
             self.rate += SMOOTHING * (step.emitted / step.seconds - self.rate) if self.rate else step.emitted / step.seconds
+
+    def reads(self, later: float, now: float) -> None:
+        self.later = later
 
     def forget(self, requests: Sequence[str]) -> None:
         self.estimator.forget(requests)

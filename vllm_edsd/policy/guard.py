@@ -13,10 +13,15 @@ class Guard(Wrapper):
         super().__init__(policy)
         self.contests = Contests()
         self.now = Contest(True)
+        self.reading = (0.0, 0.0)
+
+    def reads(self, later: float, now: float) -> None:
+        super().reads(later, now)
+        self.reading = later, now
 
     def start(self, requests: Sequence[str]) -> bool:
         self.now = self.contests.of(len(requests), super().promise)
-        return self.now.next() and super().start(requests)
+        return self.now.next(*self.reading) and super().start(requests)
 
     def timed(self, step: Step) -> None:
         super().timed(step)

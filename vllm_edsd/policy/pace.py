@@ -13,14 +13,15 @@ class Pace:
         self.steps = -cold
         self.seconds = self.emitted = 0.0
 
-    def add(self, step: Step) -> None:
-        """Takes in a step; those that cannot be true are left out."""
+    def add(self, step: Step) -> bool:
+        """Takes in a step; tells whether it can be true, else it is left out."""
         if not (0 < step.seconds < LONGEST_STEP and step.emitted):
-            return
+            return False
         self.steps += 1
         if self.steps > 0:
             self.seconds += max(SPEED, 1 / self.steps) * (step.seconds - self.seconds)
             self.emitted += max(LENGTH, 1 / self.steps) * (step.emitted - self.emitted)
+        return True
 
     def seconds_per_token(self) -> float:
         return self.seconds / self.emitted

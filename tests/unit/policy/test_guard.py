@@ -1,5 +1,7 @@
 """The guard against a simulated server: whatever drafting costs and brings, the loss against plain decoding stays small."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,34 @@ def test_it_changes_its_mind_when_the_workload_does():
     assert not guard.now.drafts
     drafts = simulate(guard, 3000, 1.5, 1.95)[2]
     assert sum(drafts[-500:]) > 400
+
+
+@pytest.mark.parametrize(("later", "drafts"), [(0.0, True), (0.02, False)])
+def test_what_drafting_costs_beside_its_steps_counts(later, drafts):
+    """Of 50 ms a token drafting saves 12.5 ms in its steps."""
+    guard = Guard(Fixed(3))
+    guard.reads(later, 0.0)
+    found = simulate(guard, 3000, 1.2, 1.6)[2]
+    assert (sum(found[-1500:]) > 0.9 * 1500) == drafts
+    assert guard.state()["guard_drafts"] == drafts
+
+
+@pytest.mark.parametrize(("now", "least", "most"), [(0.0, 100, 1000), (4.0, 1, 8)])
+def test_a_trial_of_drafts_waits_until_beginning_costs_little(now, least, most):
+    """2% of 50 ms for each of 30,000 steps are 30 s: seven beginnings of four seconds."""
+    guard = Guard(Fixed(3))
+    simulate(guard, 3000, 1.2, 1.15)
+    assert not guard.now.drafts
+    guard.reads(0.0, now)
+    drafts = simulate(guard, 30000, 1.2, 1.15)[2]
+    assert least <= sum(after and not before for before, after in itertools.pairwise(drafts)) <= most
+
+
+def test_a_drafter_that_has_come_to_gain_is_found_out_though_beginning_costs_much():
+    guard = Guard(Fixed(3))
+    simulate(guard, 1500, 2.0, 1.1)
+    guard.reads(0.0, 2.0)
+    assert sum(simulate(guard, 8000, 1.2, 1.9)[2][-1000:]) > 950
 
 
 @pytest.mark.parametrize("seed", range(5))

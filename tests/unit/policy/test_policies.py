@@ -128,6 +128,13 @@ def test_evict_promises_what_its_newest_drafts_say():
     assert promised[0.05] == pytest.approx(1.02 * 1.05 / 1.1, rel=0.02)
 
 
+def test_evict_promises_less_where_the_drafter_must_read_more():
+    policy = Evict(K, CostModel(np.array([1.0, 0.02, 0.02, 0.05, 0.01, 0.0])))
+    before = policy.promise(1)
+    policy.reads(0.5, 0.0)
+    assert 1.02 / policy.promise(1) == pytest.approx(1.02 / before + 0.5)
+
+
 def test_evict_drafts_on_only_where_it_pays():
     cheap = Evict(K, CostModel(np.array([1.0, 0.02, 0.001, 0.001, 0.001, 0.0])))
     dear = Evict(K, CostModel(np.array([1.0, 0.02, 0.001, 3.0, 0.001, 0.0])))
