@@ -4,7 +4,8 @@ ARMS are `none`, which decodes plainly, and policies (`evict:8`, `fixed:3`), wit
 much two equal engines differ. A LEVEL is 16=96x256: 16 requests at a time, kept up over 96 prompts, whose answers have at
 most 256 tokens, 64 where that is left out. A machine's drift, which hides a few per cent between two servers, meets all
 engines alike: the one that has emitted least takes the next step. Greedy, float32, eager, one thread, as vLLM's server has
-on two cores. All are compared with the first arm, over everything and by quarters of what is emitted.
+on two cores. All are compared with the first arm, over everything and by quarters of what is emitted. `seconds_low` are those
+of steps with less than half of the requests: at the end, the longer so the less evenly answers end.
 """
 
 import collections
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_edsd.engine.cpu import cpu_environment
+from vllm_edsd.files import atomic
 
 TOKENS = 64
 PARTS = 4  # of a run, to show how a ratio varies
@@ -46,7 +48,8 @@ def main(target: str, drafter: str, prompts: str, out: str, arms: str, *levels: 
         for row in rows[-len(engines) :]:
             print(json.dumps(row), flush=True)
     told = {**environment(), "command": " ".join(["python", *sys.argv]), "drafter": drafter}
-    Path(out).write_text(json.dumps({**told, "rows": rows}, indent=2) + "\n")
+    with atomic(Path(out)) as partial:
+        partial.write_text(json.dumps({**told, "rows": rows}, indent=2) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Engine:
     def begin(self, prompts: list[list[int]], level: int, tokens: int) -> None:
         from vllm import SamplingParams, TokensPrompt
 
-        self.answers, self.steps = {}, []
+        self.answers, self.steps, self.low, self.level = {}, [], 0.0, level
         params = SamplingParams(temperature=0, max_tokens=tokens, detokenize=False)
         self.waiting = collections.deque(
             (str(number), TokensPrompt(prompt_token_ids=prompt), params) for number, prompt in enumerate(prompts)
@@ -119,11 +122,13 @@ class Engine:
         return sum(map(len, self.answers.values()))
 
     def step(self) -> None:
+        low = self.engine.get_num_unfinished_requests() < self.level / 2
         before, begun = self.emitted, time.perf_counter()
         self.begun = begun
         outputs = self.engine.step()
         seconds, self.begun = time.perf_counter() - begun, None
         self.used += seconds
+        self.low += seconds * low
         for output in outputs:
             self.answers[output.request_id] = list(output.outputs[0].token_ids)  # type: ignore
             if output.finished:
@@ -148,6 +153,7 @@ def summary(engine: Engine, plain: Engine, level: Level) -> dict[str, Any]:
         "tokens": engine.emitted,
         "steps": len(engine.steps),
         "seconds": round(sum(own), 2),
+        "seconds_low": round(engine.low, 2),
         "speedup": round(sum(other) / sum(own), 4),
         "speedup_parts": [round(before / now, 3) for before, now in zip(other, own, strict=True)],
         "identical_share": sum(engine.answers[key] == text for key, text in plain.answers.items()) / len(plain.answers),
