@@ -4,8 +4,8 @@ ARMS are `none`, which decodes plainly, and policies (`evict:8`, `fixed:3`), wit
 much two equal engines differ. A LEVEL is 16=96x256: 16 requests at a time, kept up over 96 prompts, whose answers have at
 most 256 tokens, 64 where that is left out. A machine's drift, which hides a few per cent between two servers, meets all
 engines alike: the one that has emitted least takes the next step. Greedy, float32, eager, one thread, as vLLM's server has
-on two cores. All are compared with the first arm, over everything and by quarters of what is emitted. `seconds_low` are those
-of steps with less than half of the requests: at the end, the longer so the less evenly answers end.
+on two cores. All are compared with the first arm, over everything and by quarters of what is emitted. `seconds_low` are
+those of steps with less than half of the requests: at the end, the longer so the less evenly answers end.
 """
 
 import collections
